@@ -765,7 +765,7 @@ var File_meridian_mesh_v1_mesh_proto protoreflect.FileDescriptor
 
 const file_meridian_mesh_v1_mesh_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmeridian/mesh/v1/mesh.proto\x12\x10meridian.mesh.v1\x1a\x1egoogle/protobuf/wrappers.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1emeridian/mesh/v1/metrics.proto\"\xa3\b\n" +
+	"\x1bmeridian/mesh/v1/mesh.proto\x12\x10meridian.mesh.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a\x1emeridian/mesh/v1/metrics.proto\"\xa3\b\n" +
 	"\x04Mesh\x12/\n" +
 	"\x04mtls\x18\x01 \x01(\v2\x1b.meridian.mesh.v1.Mesh.MtlsR\x04mtls\x128\n" +
 	"\atracing\x18\x02 \x01(\v2\x1e.meridian.mesh.v1.Mesh.TracingR\atracing\x128\n" +
