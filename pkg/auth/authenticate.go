@@ -1,0 +1,222 @@
+package auth
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// remembered is how many verified tokens an authenticator keeps.
+const remembered = 4096
+
+// Refusal is the error of an authenticator: the peer is not who it must be. Over gRPC it is Unauthenticated.
+type Refusal struct{ Reason error }
+
+// Error implements error.
+func (r *Refusal) Error() string { return "authentication failed: " + r.Reason.Error() }
+
+// Unwrap gives the reason.
+func (r *Refusal) Unwrap() error { return r.Reason }
+
+// GRPCStatus lets a gRPC server return a Refusal as it is.
+func (r *Refusal) GRPCStatus() *status.Status { return status.New(codes.Unauthenticated, r.Error()) }
+
+func refuse(err error) error { return &Refusal{Reason: err} }
+
+// The ways in which zones authenticate.
+const (
+	// ZoneByToken asks for a zone token.
+	ZoneByToken = "zoneToken"
+	// ZoneByCertificate asks for a client certificate that names the zone.
+	ZoneByCertificate = "clientCert"
+	// None asks for nothing: a peer is who it says it is.
+	None = "none"
+	// ProxyByToken asks a proxy for a dataplane token.
+	ProxyByToken = "dpToken"
+)
+
+// proof is what a verified token rests on.
+type proof struct {
+	kid   string
+	key   crypto.PublicKey
+	times jwt.RegisteredClaims
+}
+
+// verified remembers tokens whose signature was right, by their SHA-256, so that a thousand proxies that come
+// back at once cost no thousand verifications. Whether the key still counts and the time is right is looked
+// at every time.
+type verified[T any] struct {
+	cache *lru.Cache[[sha256.Size]byte, entry[T]]
+}
+
+type entry[T any] struct {
+	token T
+	proof proof
+}
+
+func newVerified[T any]() verified[T] {
+	// The only error is a size below one.
+	c, _ := lru.New[[sha256.Size]byte, entry[T]](remembered)
+	return verified[T]{c}
+}
+
+func (v verified[T]) token(raw string, keys Keys, now time.Time, check func(string, Keys, time.Time) (T, proof, error)) (T, error) {
+	if keys == nil {
+		keys = KeySet{}
+	}
+	if v.cache == nil {
+		t, _, err := check(raw, keys, now)
+		return t, err
+	}
+	sum := sha256.Sum256([]byte(raw))
+	if e, ok := v.cache.Get(sum); ok && e.proof.holds(keys) {
+		return e.token, checkTimes(&e.proof.times, now)
+	}
+	t, p, err := check(raw, keys, now)
+	if err == nil {
+		v.cache.Add(sum, entry[T]{t, p})
+	}
+	return t, err
+}
+
+// holds tells whether keys still name the key that signed.
+func (p proof) holds(keys Keys) bool {
+	key, ok := keys.PublicKey(p.kid)
+	if !ok {
+		return false
+	}
+	k, ok := p.key.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(key)
+}
+
+// ZoneAuthenticator tells which zone is behind a gRPC call. It is safe for concurrent use.
+type ZoneAuthenticator struct {
+	// Mode is ZoneByToken, ZoneByCertificate or None.
+	Mode string
+	// Keys are the keys of zone tokens.
+	Keys Keys
+	// Now gives the time; nil is time.Now.
+	Now func() time.Time
+
+	tokens verified[ZoneToken]
+}
+
+// NewZoneAuthenticator makes an authenticator that remembers the tokens it has verified.
+func NewZoneAuthenticator(mode string, keys Keys) *ZoneAuthenticator {
+	return &ZoneAuthenticator{Mode: mode, Keys: keys, tokens: newVerified[ZoneToken]()}
+}
+
+// AuthenticateZone gives the zone that the call's credentials name, and when they end. In mode None the zone is
+// empty, to be taken from what the peer says, and the time is zero. Any error is a *Refusal.
+func (a *ZoneAuthenticator) AuthenticateZone(ctx context.Context) (zone string, expires time.Time, err error) {
+	switch a.Mode {
+	case None:
+		return "", time.Time{}, nil
+	case ZoneByToken:
+		raw, err := TokenFrom(ctx)
+		if err != nil {
+			return "", time.Time{}, refuse(err)
+		}
+		t, err := a.tokens.token(raw, a.Keys, clock(a.Now), verifyZone)
+		if err != nil {
+			return "", time.Time{}, refuse(err)
+		}
+		return t.Zone, t.Expires, nil
+	case ZoneByCertificate:
+		cert := CallerOfPeer(ctx).Certificate
+		if cert == nil {
+			return "", time.Time{}, refuse(errors.New("no verified client certificate"))
+		}
+		zone := cert.Subject.CommonName
+		if zone == "" && len(cert.DNSNames) > 0 {
+			zone = cert.DNSNames[0]
+		}
+		if err := checkZone(zone); err != nil {
+			return "", time.Time{}, refuse(fmt.Errorf("client certificate: %w", err))
+		}
+		return zone, cert.NotAfter, nil
+	}
+	return "", time.Time{}, refuse(fmt.Errorf("unknown mode %q", a.Mode))
+}
+
+// ProxyAuthenticator tells whether a proxy may connect as what it says it is. It is safe for concurrent use.
+type ProxyAuthenticator struct {
+	// Mode is ProxyByToken or None.
+	Mode string
+	// Keys gives the keys of a mesh's dataplane tokens.
+	Keys func(mesh string) Keys
+	// Now gives the time; nil is time.Now.
+	Now func() time.Time
+
+	tokens verified[DataplaneToken]
+}
+
+// NewProxyAuthenticator makes an authenticator that remembers the tokens it has verified.
+func NewProxyAuthenticator(mode string, keys func(mesh string) Keys) *ProxyAuthenticator {
+	return &ProxyAuthenticator{Mode: mode, Keys: keys, tokens: newVerified[DataplaneToken]()}
+}
+
+// AuthenticateProxy checks a token, bare or after "Bearer ", for a proxy of the given mesh, name and tags, and
+// gives the time at which it ends (zero in mode None). Any error is a *Refusal.
+func (a *ProxyAuthenticator) AuthenticateProxy(_ context.Context, token, mesh, name string, tags map[string][]string, ingress bool) (expires time.Time, err error) {
+	if a.Mode == None {
+		return time.Time{}, nil
+	}
+	if a.Mode != ProxyByToken {
+		return time.Time{}, refuse(fmt.Errorf("unknown mode %q", a.Mode))
+	}
+	token = bare(token)
+	if token == "" {
+		return time.Time{}, refuse(errNoToken)
+	}
+	t, err := a.tokens.token(token, a.Keys(mesh), clock(a.Now), verifyDataplane)
+	if err != nil {
+		return time.Time{}, refuse(err)
+	}
+	if err := t.Allows(name, mesh, tags, ingress); err != nil {
+		return time.Time{}, refuse(err)
+	}
+	return t.Expires, nil
+}
+
+var errNoToken = errors.New("no token in the authorization metadata")
+
+// TokenFrom gives the token in the metadata `authorization` of a gRPC call, where it stands bare or after
+// "Bearer ". Exactly one is taken.
+func TokenFrom(ctx context.Context) (string, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	values := md.Get("authorization")
+	if len(values) > 1 {
+		return "", errors.New("more than one token in the authorization metadata")
+	}
+	token := bare(first(values))
+	if token == "" {
+		return "", errNoToken
+	}
+	return token, nil
+}
+
+func bare(token string) string {
+	const prefix = "bearer "
+	if len(token) >= len(prefix) && strings.EqualFold(token[:len(prefix)], prefix) {
+		token = token[len(prefix):]
+	}
+	return strings.TrimSpace(token)
+}
+
+func clock(now func() time.Time) time.Time {
+	if now == nil {
+		return time.Now()
+	}
+	return now()
+}
