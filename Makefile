@@ -1,0 +1,96 @@
+# Everything a contributor does, by name. `make help` lists it.
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS     += --no-print-directory
+
+MODULE  := github.com/meridian-mesh/meridian
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# The commit's own time, so that the same commit gives the same binaries.
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LDFLAGS := -s -w \
+	-X $(MODULE)/pkg/config.version=$(VERSION) \
+	-X $(MODULE)/pkg/config.commit=$(COMMIT) \
+	-X $(MODULE)/pkg/config.date=$(DATE)
+STATIC  := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+
+BUF           := go tool -modfile=tools/go.mod buf
+GOLANGCI_LINT := go tool -modfile=tools/go.mod golangci-lint
+
+# The race detector needs a C compiler.
+CC_FOUND := $(shell command -v $${CC:-gcc} || command -v clang || command -v cc)
+RACE     := $(if $(CC_FOUND),-race)
+
+# Everything but the end-to-end scenarios.
+UNIT = $$(go list ./... | grep -v '^$(MODULE)/e2e$$')
+
+.PHONY: help
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## Builds bin/global-cp, bin/zone-cp, bin/zone-dp and bin/meridianctl, static
+	@mkdir -p bin
+	$(STATIC) -o bin/ ./cmd/...
+
+.PHONY: gen
+gen: ## Generates Go from the protos and the OpenAPI document from the table of kinds
+	$(BUF) generate
+	go generate ./...
+
+.PHONY: gen-check
+gen-check: gen ## Fails where committed generated files are not up to date
+	@changed="$$(git status --porcelain -- '*.pb.go' '*.pb.gw.go' '*openapi*')"; \
+	if [[ -n "$$changed" ]]; then echo "not up to date, run 'make gen' and commit:"; echo "$$changed"; exit 1; fi
+
+.PHONY: lint
+lint: ## Checks protos (lint, format, breaking changes), formatting, vet and golangci-lint
+	$(BUF) lint
+	$(BUF) format -d --exit-code
+	$(BUF) breaking --against proto/released.binpb
+	$(GOLANGCI_LINT) fmt --diff
+	go vet ./...
+	$(GOLANGCI_LINT) run
+
+.PHONY: fmt
+fmt: ## Formats protos and Go
+	$(BUF) format -w
+	$(GOLANGCI_LINT) fmt
+
+.PHONY: release-image
+release-image: ## Takes the present protos as those that later ones are compared with
+	$(BUF) build -o proto/released.binpb
+
+.PHONY: test
+test: unit e2e ## Runs everything: unit tests, then end-to-end tests with real Envoys
+
+.PHONY: unit
+unit: ## Runs the unit tests, with the race detector where there is a C compiler
+	@$(if $(RACE),true,echo "no C compiler found: running without the race detector (install gcc for it)")
+	go test $(RACE) -shuffle=on -timeout 10m $(UNIT)
+
+.PHONY: e2e
+e2e: build envoy ## Runs the end-to-end scenarios, in one process and with real binaries and Envoys
+	MERIDIAN_E2E_BIN=$(CURDIR)/bin ENVOY="$$(tools/envoy.sh || true)" go test -count=1 -timeout 40m ./e2e $(E2E_ARGS)
+
+.PHONY: bench
+bench: build ## Measures how long a write takes to N proxies, and what a proxy costs
+	@mkdir -p .cache/bin
+	go build -o .cache/bin/bench ./e2e/bench
+	.cache/bin/bench -bin bin $(BENCH_ARGS)
+
+.PHONY: demo
+demo: build envoy ## Runs a global, two zones, services and Envoys; prints what to try; Ctrl-C ends it
+	@mkdir -p .cache/bin
+	@go build -o .cache/bin/demo ./e2e/demo
+	@ENVOY="$$(tools/envoy.sh)" exec .cache/bin/demo -bin bin
+
+.PHONY: envoy
+envoy: ## Finds Envoy 1.40, or fetches it into .cache without root
+	@tools/envoy.sh >/dev/null || true
+
+.PHONY: clean
+clean: ## Removes what was built and fetched
+	rm -rf bin dist .cache
