@@ -1,0 +1,69 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Programs are the built binaries.
+type Programs struct{ Dir string }
+
+// Build builds the programs into dir.
+func Build(ctx context.Context, root, dir string) (Programs, error) {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir+"/", "./cmd/...")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return Programs{}, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return Programs{Dir: dir}, nil
+}
+
+// Path of a program: global-cp, zone-cp, zone-dp or meridianctl.
+func (p Programs) Path(name string) string { return filepath.Join(p.Dir, name) }
+
+// Root is the repository's root: the nearest folder above the present one with a go.mod.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("no go.mod above the working directory")
+		}
+	}
+}
+
+// Envoy is the path of the Envoy to run; it fetches nothing. The error says what to do.
+func Envoy(ctx context.Context, root string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "tools", "envoy.sh"), "--find")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s (or run: make envoy)", strings.TrimSpace(stderr.String()))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// FreePort is a TCP port of 127.0.0.1 that nothing listens on at this moment: preferred if it is free.
+func FreePort(preferred int) (int, error) {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", preferred))
+	if err != nil {
+		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return 0, err
+		}
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
