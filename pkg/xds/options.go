@@ -1,0 +1,91 @@
+// Package xds serves a zone's proxies: it follows the config log, keeps each connected proxy's configuration
+// up to date over delta ADS, and says how far each has come.
+package xds
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/store"
+)
+
+// Authenticator says who may be a proxy.
+type Authenticator interface {
+	// AuthenticateProxy checks a token (empty: none was given) against the proxy that its bearer wants to be:
+	// its key, the values of each tag over all its inbounds, and whether it is an ingress. The error's text is
+	// shown to the bearer. The zero time means that the token does not expire.
+	AuthenticateProxy(ctx context.Context, token string, proxy resource.Key, tags map[string][]string, ingress bool) (expires time.Time, err error)
+}
+
+// Limits bound what proxies may cost. A zero field takes its default.
+type Limits struct {
+	// Streams is the number of ADS streams at one time (default 20,000).
+	Streams int
+	// NodeMetadata is the size of a node's metadata in bytes (default 256 KiB).
+	NodeMetadata int
+	// Subscriptions is the number of names that a stream may subscribe to for one type (default 100,000).
+	Subscriptions int
+	// FirstRequest is how long a stream may stay silent after it was opened (default 10 s).
+	FirstRequest time.Duration
+	// Grace is how long an inline dataplane outlives its last stream (default 2 s).
+	Grace time.Duration
+	// Return is how long inline dataplanes have to come back after a start (default 60 s).
+	Return time.Duration
+}
+
+// withDefaults fills in what is zero.
+func (l Limits) withDefaults() Limits {
+	for _, f := range []struct {
+		at *int
+		to int
+	}{{&l.Streams, 20_000}, {&l.NodeMetadata, 256 << 10}, {&l.Subscriptions, 100_000}} {
+		if *f.at == 0 {
+			*f.at = f.to
+		}
+	}
+	for _, f := range []struct {
+		at *time.Duration
+		to time.Duration
+	}{{&l.FirstRequest, 10 * time.Second}, {&l.Grace, 2 * time.Second}, {&l.Return, time.Minute}} {
+		if *f.at == 0 {
+			*f.at = f.to
+		}
+	}
+	return l
+}
+
+// Options are what a Server needs. All but Limits are required.
+type Options struct {
+	Store store.Store
+	Table *resource.Table
+	// Zone is the name of the own zone.
+	Zone string
+	// Instance names this control plane in its responses.
+	Instance      string
+	Authenticator Authenticator
+	Observer      Observer
+	Logger        *slog.Logger
+	Limits        Limits
+}
+
+// check names what is missing.
+func (o Options) check() error {
+	switch {
+	case o.Store == nil:
+		return errors.New("xds: no store")
+	case o.Table == nil:
+		return errors.New("xds: no table of kinds")
+	case o.Zone == "":
+		return errors.New("xds: no zone")
+	case o.Authenticator == nil:
+		return errors.New("xds: no authenticator")
+	case o.Observer == nil:
+		return errors.New("xds: no observer")
+	case o.Logger == nil:
+		return errors.New("xds: no logger")
+	}
+	return nil
+}
