@@ -9,6 +9,7 @@ package kdsv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -623,12 +624,11 @@ type Change struct {
 	Scope string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
 	Name  string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	// Revision of the change in the sender's log.
-	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
-	Deleted  bool   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	// Nanoseconds since 1970.
-	Created       int64  `protobuf:"varint,6,opt,name=created,proto3" json:"created,omitempty"`
-	Modified      int64  `protobuf:"varint,7,opt,name=modified,proto3" json:"modified,omitempty"`
-	Spec          []byte `protobuf:"bytes,8,opt,name=spec,proto3" json:"spec,omitempty"`
+	Revision      uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Deleted       bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Created       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	Modified      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=modified,proto3" json:"modified,omitempty"`
+	Spec          []byte                 `protobuf:"bytes,8,opt,name=spec,proto3" json:"spec,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -698,18 +698,18 @@ func (x *Change) GetDeleted() bool {
 	return false
 }
 
-func (x *Change) GetCreated() int64 {
+func (x *Change) GetCreated() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Created
 	}
-	return 0
+	return nil
 }
 
-func (x *Change) GetModified() int64 {
+func (x *Change) GetModified() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Modified
 	}
-	return 0
+	return nil
 }
 
 func (x *Change) GetSpec() []byte {
@@ -1037,7 +1037,7 @@ var File_meridian_kds_v1_sync_proto protoreflect.FileDescriptor
 
 const file_meridian_kds_v1_sync_proto_rawDesc = "" +
 	"\n" +
-	"\x1ameridian/kds/v1/sync.proto\x12\x0fmeridian.kds.v1\"\xfa\x02\n" +
+	"\x1ameridian/kds/v1/sync.proto\x12\x0fmeridian.kds.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x02\n" +
 	"\x05Frame\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.meridian.kds.v1.HelloH\x00R\x05hello\x12.\n" +
 	"\x05group\x18\x02 \x01(\v2\x16.meridian.kds.v1.GroupH\x00R\x05group\x12(\n" +
@@ -1076,15 +1076,15 @@ const file_meridian_kds_v1_sync_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\tR\x05epoch\x122\n" +
 	"\breplaces\x18\x05 \x03(\v2\x16.meridian.kds.v1.RangeR\breplaces\x12\x18\n" +
 	"\achanges\x18\x06 \x01(\fR\achanges\x12\x12\n" +
-	"\x04last\x18\a \x01(\bR\x04last\"\xc6\x01\n" +
+	"\x04last\x18\a \x01(\bR\x04last\"\xfe\x01\n" +
 	"\x06Change\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x18\n" +
-	"\adeleted\x18\x05 \x01(\bR\adeleted\x12\x18\n" +
-	"\acreated\x18\x06 \x01(\x03R\acreated\x12\x1a\n" +
-	"\bmodified\x18\a \x01(\x03R\bmodified\x12\x12\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\x124\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x126\n" +
+	"\bmodified\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bmodified\x12\x12\n" +
 	"\x04spec\x18\b \x01(\fR\x04spec\"d\n" +
 	"\x03Ack\x12&\n" +
 	"\x03log\x18\x01 \x01(\x0e2\x14.meridian.kds.v1.LogR\x03log\x12\x0e\n" +
@@ -1127,20 +1127,21 @@ func file_meridian_kds_v1_sync_proto_rawDescGZIP() []byte {
 var file_meridian_kds_v1_sync_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_meridian_kds_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_meridian_kds_v1_sync_proto_goTypes = []any{
-	(Log)(0),            // 0: meridian.kds.v1.Log
-	(*Frame)(nil),       // 1: meridian.kds.v1.Frame
-	(*Cursor)(nil),      // 2: meridian.kds.v1.Cursor
-	(*Hello)(nil),       // 3: meridian.kds.v1.Hello
-	(*Version)(nil),     // 4: meridian.kds.v1.Version
-	(*Range)(nil),       // 5: meridian.kds.v1.Range
-	(*Group)(nil),       // 6: meridian.kds.v1.Group
-	(*Change)(nil),      // 7: meridian.kds.v1.Change
-	(*Ack)(nil),         // 8: meridian.kds.v1.Ack
-	(*Credit)(nil),      // 9: meridian.kds.v1.Credit
-	(*Heartbeat)(nil),   // 10: meridian.kds.v1.Heartbeat
-	(*Offer)(nil),       // 11: meridian.kds.v1.Offer
-	(*Key)(nil),         // 12: meridian.kds.v1.Key
-	(*Unsupported)(nil), // 13: meridian.kds.v1.Unsupported
+	(Log)(0),                      // 0: meridian.kds.v1.Log
+	(*Frame)(nil),                 // 1: meridian.kds.v1.Frame
+	(*Cursor)(nil),                // 2: meridian.kds.v1.Cursor
+	(*Hello)(nil),                 // 3: meridian.kds.v1.Hello
+	(*Version)(nil),               // 4: meridian.kds.v1.Version
+	(*Range)(nil),                 // 5: meridian.kds.v1.Range
+	(*Group)(nil),                 // 6: meridian.kds.v1.Group
+	(*Change)(nil),                // 7: meridian.kds.v1.Change
+	(*Ack)(nil),                   // 8: meridian.kds.v1.Ack
+	(*Credit)(nil),                // 9: meridian.kds.v1.Credit
+	(*Heartbeat)(nil),             // 10: meridian.kds.v1.Heartbeat
+	(*Offer)(nil),                 // 11: meridian.kds.v1.Offer
+	(*Key)(nil),                   // 12: meridian.kds.v1.Key
+	(*Unsupported)(nil),           // 13: meridian.kds.v1.Unsupported
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_meridian_kds_v1_sync_proto_depIdxs = []int32{
 	3,  // 0: meridian.kds.v1.Frame.hello:type_name -> meridian.kds.v1.Hello
@@ -1155,16 +1156,18 @@ var file_meridian_kds_v1_sync_proto_depIdxs = []int32{
 	2,  // 9: meridian.kds.v1.Hello.status:type_name -> meridian.kds.v1.Cursor
 	0,  // 10: meridian.kds.v1.Group.log:type_name -> meridian.kds.v1.Log
 	5,  // 11: meridian.kds.v1.Group.replaces:type_name -> meridian.kds.v1.Range
-	0,  // 12: meridian.kds.v1.Ack.log:type_name -> meridian.kds.v1.Log
-	0,  // 13: meridian.kds.v1.Offer.log:type_name -> meridian.kds.v1.Log
-	12, // 14: meridian.kds.v1.Offer.keys:type_name -> meridian.kds.v1.Key
-	1,  // 15: meridian.kds.v1.SyncService.Sync:input_type -> meridian.kds.v1.Frame
-	1,  // 16: meridian.kds.v1.SyncService.Sync:output_type -> meridian.kds.v1.Frame
-	16, // [16:17] is the sub-list for method output_type
-	15, // [15:16] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	14, // 12: meridian.kds.v1.Change.created:type_name -> google.protobuf.Timestamp
+	14, // 13: meridian.kds.v1.Change.modified:type_name -> google.protobuf.Timestamp
+	0,  // 14: meridian.kds.v1.Ack.log:type_name -> meridian.kds.v1.Log
+	0,  // 15: meridian.kds.v1.Offer.log:type_name -> meridian.kds.v1.Log
+	12, // 16: meridian.kds.v1.Offer.keys:type_name -> meridian.kds.v1.Key
+	1,  // 17: meridian.kds.v1.SyncService.Sync:input_type -> meridian.kds.v1.Frame
+	1,  // 18: meridian.kds.v1.SyncService.Sync:output_type -> meridian.kds.v1.Frame
+	18, // [18:19] is the sub-list for method output_type
+	17, // [17:18] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_meridian_kds_v1_sync_proto_init() }

@@ -30,8 +30,12 @@ type SyncRejection struct {
 	Scope string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
 	Name  string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	// Revision of the object at the sender.
-	Revision      uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Reason   string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Version of the control plane that could not take it; another one asks for the key again.
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// Whether the reason is its mesh, which is not there or was rejected; the key is asked for again with it.
+	ForMesh       bool `protobuf:"varint,7,opt,name=for_mesh,json=forMesh,proto3" json:"for_mesh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -99,6 +103,20 @@ func (x *SyncRejection) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *SyncRejection) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SyncRejection) GetForMesh() bool {
+	if x != nil {
+		return x.ForMesh
+	}
+	return false
 }
 
 // ProxyRejection is what proxies refused of the configuration that was made from one source object.
@@ -227,13 +245,15 @@ var File_meridian_system_v1_rejection_proto protoreflect.FileDescriptor
 
 const file_meridian_system_v1_rejection_proto_rawDesc = "" +
 	"\n" +
-	"\"meridian/system/v1/rejection.proto\x12\x12meridian.system.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x01\n" +
+	"\"meridian/system/v1/rejection.proto\x12\x12meridian.system.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x01\n" +
 	"\rSyncRejection\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xac\x02\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x19\n" +
+	"\bfor_mesh\x18\a \x01(\bR\aforMesh\"\xac\x02\n" +
 	"\x0eProxyRejection\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
