@@ -1,6 +1,12 @@
 package resource
 
-import "strings"
+import (
+	"strings"
+)
+
+// maxViolations is how many violations are listed: a body of nothing but errors must not become an answer
+// many times its size.
+const maxViolations = 256
 
 // Violation is one thing that is wrong with a body.
 type Violation struct {
@@ -12,8 +18,16 @@ type Violation struct {
 // Violations is all that is wrong with a body. As an error it lists every one.
 type Violations []Violation
 
-// Add appends one violation.
-func (v *Violations) Add(field, message string) { *v = append(*v, Violation{Field: field, Message: message}) }
+// Add appends one violation. Of very many, those after the first few hundred are left out, which the last
+// one says.
+func (v *Violations) Add(field, message string) {
+	switch {
+	case len(*v) < maxViolations:
+		*v = append(*v, Violation{Field: field, Message: message})
+	case len(*v) == maxViolations:
+		*v = append(*v, Violation{Field: field, Message: "is wrong too, and what follows is left out: there are too many errors"})
+	}
+}
 
 // Err is nil when nothing is wrong.
 func (v Violations) Err() error {

@@ -1,0 +1,314 @@
+package resource
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+const (
+	// maxAliasGrowth is how many times its own size a document may grow by aliases.
+	maxAliasGrowth = 10
+	// maxYAMLPaths bounds, in bytes, the paths that the parser keeps: one for each of its tokens, as long as
+	// all keys above it.
+	maxYAMLPaths = 64 << 20
+	// maxYAMLKey is the longest key on one line that YAML itself allows.
+	maxYAMLKey = 1024
+)
+
+// parseYAML reads one document. Anchors, aliases and merge keys are resolved, numbers become JSON numbers,
+// and what JSON cannot say is refused.
+func parseYAML(body []byte) (v value, err error) {
+	if !utf8.Valid(body) {
+		return value{}, &SyntaxError{Message: "the body is not valid UTF-8"}
+	}
+	// The parser is not ours: what it stumbles over is an unreadable body, not the end of the process.
+	defer func() {
+		if r := recover(); r != nil {
+			v, err = value{}, &SyntaxError{Message: "the YAML cannot be read"}
+		}
+	}()
+	tokens := lexer.Tokenize(string(body))
+	if err := boundYAML(tokens); err != nil {
+		return value{}, err
+	}
+	// The parser's own check for duplicates does not see into flow style; ours does, and names the path.
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		if y, ok := errors.AsType[yaml.Error](err); ok {
+			return value{}, yamlErrorAt(y.GetToken(), y.GetMessage())
+		}
+		return value{}, &SyntaxError{Message: err.Error()}
+	}
+	c := yamlConverter{anchors: map[string]value{}, budget: maxAliasGrowth * len(body)}
+	given := false
+	for _, doc := range file.Docs {
+		if doc == nil || doc.Body == nil || doc.Body.Type() == ast.CommentType {
+			continue
+		}
+		if doc.Body.Type() == ast.DirectiveType {
+			continue
+		}
+		if given {
+			return value{}, yamlErrorAt(doc.Body.GetToken(), "more than one document")
+		}
+		given = true
+		if v, err = c.convert(doc.Body, 1); err != nil {
+			return value{}, err
+		}
+	}
+	if !given {
+		return value{}, &SyntaxError{Line: 1, Column: 1, Message: "the body is empty"}
+	}
+	return v, nil
+}
+
+func yamlErrorAt(t *token.Token, message string) *SyntaxError {
+	if t == nil || t.Position == nil {
+		return &SyntaxError{Message: message}
+	}
+	return &SyntaxError{Line: t.Position.Line, Column: t.Position.Column, Message: message}
+}
+
+// boundYAML refuses what would make the parser recurse without end, or keep paths without measure, before
+// the parser sees it.
+func boundYAML(tokens token.Tokens) error {
+	var columns []int // of the block collections that are open
+	flow, prefixes, deepest, longest := 0, 0, 0, 0
+	for i, t := range tokens {
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			flow++
+		case token.SequenceEndType, token.MappingEndType:
+			flow = max(0, flow-1)
+		}
+		switch t.Type {
+		case token.AnchorType, token.TagType, token.MappingKeyType:
+			prefixes++
+		case token.StringType:
+			// The name of an anchor stands between it and the next prefix.
+			if i == 0 || tokens[i-1].Type != token.AnchorType {
+				prefixes = 0
+			}
+		default:
+			prefixes = 0
+		}
+		key := i+1 < len(tokens) && tokens[i+1].Type == token.MappingValueType
+		if key {
+			longest = max(longest, len(t.Value))
+			if len(t.Value) > maxYAMLKey {
+				return yamlErrorAt(t, fmt.Sprintf("a key is longer than %d bytes", maxYAMLKey))
+			}
+		}
+		if flow == 0 && (key || t.Type == token.SequenceEntryType || t.Type == token.MappingKeyType) {
+			for len(columns) > 0 && columns[len(columns)-1] >= t.Position.Column {
+				columns = columns[:len(columns)-1]
+			}
+			columns = append(columns, t.Position.Column)
+		}
+		// A list may stand in the column of the key that it belongs to, hence twice.
+		depth := 2*len(columns) + flow + prefixes
+		if depth > 4*MaxDepth {
+			return yamlErrorAt(t, fmt.Sprintf("nested more than %d deep", MaxDepth))
+		}
+		deepest = max(deepest, len(columns)+flow)
+	}
+	if len(tokens)*deepest*(longest+8) > maxYAMLPaths {
+		return &SyntaxError{Message: "the YAML is too large for its depth and the length of its keys; JSON has no such limit"}
+	}
+	return nil
+}
+
+type yamlConverter struct {
+	anchors map[string]value
+	budget  int
+}
+
+func (c *yamlConverter) convert(n ast.Node, depth int) (value, error) {
+	switch n := n.(type) {
+	case nil:
+		return value{}, nil
+	case *ast.NullNode:
+		return value{}, nil
+	case *ast.BoolNode:
+		return value{shape: shapeBool, truth: n.Value}, nil
+	case *ast.StringNode:
+		return value{shape: shapeString, text: n.Value}, nil
+	case *ast.LiteralNode:
+		return value{shape: shapeString, text: n.Value.Value}, nil
+	case *ast.IntegerNode:
+		return value{shape: shapeNumber, text: fmt.Sprint(n.Value)}, nil
+	case *ast.FloatNode:
+		if math.IsInf(n.Value, 0) || math.IsNaN(n.Value) {
+			return value{}, yamlErrorAt(n.GetToken(), "the number is not finite")
+		}
+		return value{shape: shapeNumber, text: strconv.FormatFloat(n.Value, 'g', -1, 64)}, nil
+	case *ast.TagNode:
+		return c.tagged(n, depth)
+	case *ast.AnchorNode:
+		name := n.Name.GetToken().Value
+		// Until the anchor's value is complete, the name stands for nothing: no value can hold itself.
+		delete(c.anchors, name)
+		v, err := c.convert(n.Value, depth)
+		if err != nil {
+			return value{}, err
+		}
+		c.anchors[name] = v
+		return v, nil
+	case *ast.AliasNode:
+		return c.alias(n, depth)
+	}
+	if depth > MaxDepth {
+		return value{}, yamlErrorAt(n.GetToken(), fmt.Sprintf("nested more than %d deep", MaxDepth))
+	}
+	switch n := n.(type) {
+	case *ast.SequenceNode:
+		v := value{shape: shapeList}
+		for _, item := range n.Values {
+			x, err := c.convert(item, depth+1)
+			if err != nil {
+				return value{}, err
+			}
+			v.items = append(v.items, x)
+		}
+		return v, nil
+	case *ast.MappingNode:
+		return c.mapping(n.Values, depth)
+	case *ast.MappingValueNode:
+		return c.mapping([]*ast.MappingValueNode{n}, depth)
+	}
+	return value{}, yamlErrorAt(n.GetToken(), "has no JSON form")
+}
+
+func (c *yamlConverter) mapping(entries []*ast.MappingValueNode, depth int) (value, error) {
+	v := value{shape: shapeObject}
+	var merged []member
+	for _, e := range entries {
+		x, err := c.convert(e.Value, depth+1)
+		if err != nil {
+			return value{}, err
+		}
+		if e.Key.IsMergeKey() {
+			if merged, err = mergeInto(merged, x, e); err != nil {
+				return value{}, err
+			}
+			continue
+		}
+		name, err := yamlKey(e.Key)
+		if err != nil {
+			return value{}, err
+		}
+		v.members = append(v.members, member{name, x})
+	}
+	if len(merged) > 0 {
+		own := make(map[string]bool, len(v.members))
+		for _, m := range v.members {
+			own[m.name] = true
+		}
+		for _, m := range merged {
+			if !own[m.name] {
+				own[m.name] = true
+				v.members = append(v.members, m)
+			}
+		}
+	}
+	return v, nil
+}
+
+// mergeInto collects the members that a merge key brings: those of one object, or of a list of them.
+func mergeInto(merged []member, v value, at ast.Node) ([]member, error) {
+	switch v.shape {
+	case shapeObject:
+		return append(merged, v.members...), nil
+	case shapeList:
+		for _, item := range v.items {
+			if item.shape != shapeObject {
+				return nil, yamlErrorAt(at.GetToken(), "only objects can be merged")
+			}
+			merged = append(merged, item.members...)
+		}
+		return merged, nil
+	}
+	return nil, yamlErrorAt(at.GetToken(), "only objects can be merged")
+}
+
+func yamlKey(n ast.Node) (string, error) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		return n.Value, nil
+	case *ast.MappingKeyNode:
+		return yamlKey(n.Value)
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode:
+		return n.GetToken().Value, nil
+	}
+	return "", yamlErrorAt(n.GetToken(), "a key must be a plain string")
+}
+
+func (c *yamlConverter) tagged(n *ast.TagNode, depth int) (value, error) {
+	switch tag := strings.TrimSpace(n.Start.Value); tag {
+	case "!!str":
+		switch s := n.Value.(type) {
+		case *ast.StringNode, *ast.LiteralNode:
+			return c.convert(s, depth)
+		case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode:
+			return value{shape: shapeString, text: s.GetToken().Value}, nil
+		}
+	case "!!map", "!!seq", "!!int", "!!float", "!!bool", "!!null":
+		return c.convert(n.Value, depth)
+	}
+	return value{}, yamlErrorAt(n.Start, "this tag has no JSON form")
+}
+
+func (c *yamlConverter) alias(n *ast.AliasNode, depth int) (value, error) {
+	name := n.Value.GetToken().Value
+	v, ok := c.anchors[name]
+	if !ok {
+		return value{}, yamlErrorAt(n.Start, fmt.Sprintf("no anchor %q before this alias", clip(name)))
+	}
+	// Values are shared, not copied; what costs is walking them later, so that is what the budget counts.
+	height, ok := c.spend(v)
+	if !ok {
+		return value{}, yamlErrorAt(n.Start, fmt.Sprintf("aliases let the document grow more than %d times", maxAliasGrowth))
+	}
+	if depth+height-1 > MaxDepth {
+		return value{}, yamlErrorAt(n.Start, fmt.Sprintf("nested more than %d deep", MaxDepth))
+	}
+	return v, nil
+}
+
+// spend takes the size of a value from the budget, and returns how many lists and objects deep it is.
+func (c *yamlConverter) spend(v value) (height int, ok bool) {
+	c.budget -= 1 + len(v.text)
+	if c.budget < 0 {
+		return 0, false
+	}
+	inner := func(x value) bool {
+		h, ok := c.spend(x)
+		height = max(height, h)
+		return ok
+	}
+	for _, x := range v.items {
+		if !inner(x) {
+			return 0, false
+		}
+	}
+	for _, x := range v.members {
+		c.budget -= len(x.name)
+		if !inner(x.value) {
+			return 0, false
+		}
+	}
+	if v.shape == shapeList || v.shape == shapeObject {
+		height++
+	}
+	return height, true
+}
