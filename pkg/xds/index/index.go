@@ -1,21 +1,301 @@
 // Package index answers, for one version of the config log, the questions that plans ask: which policy holds,
 // which endpoints a service has, which proxies a change touches.
+//
+// What equal proxies have in common is kept once. Proxies with the same tags on their inbounds are one
+// identity, for policies can't tell them apart; a Destination is what an outbound means to an identity, and
+// all its proxies share it. Two sets lead back from a change to proxies: a service knows the destinations that
+// lead to it, and a destination its proxies. So a change costs what it touches, however large the mesh is.
 package index
 
 import (
+	"maps"
+	"net/netip"
+	"slices"
+
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
+	meshv1 "github.com/meridian-mesh/meridian/proto/meridian/mesh/v1"
 )
 
-// Index is kept by one goroutine. It follows the config log change by change.
-type Index struct{}
+// Index is kept by one goroutine, in which plans are built too. It follows the config log change by change.
+type Index struct {
+	zone   string
+	meshes map[string]*mesh
+	hosts  map[string]*host
+	// names are the sorted keys of hosts; nil: to be put together again.
+	names []string
+}
 
-// New makes an index of a whole view.
-func New(zone string, v store.View) *Index { return &Index{} }
+// mesh holds all that the index knows of one mesh.
+type mesh struct {
+	name       string
+	current    *Mesh
+	proxies    map[string]*proxy
+	identities map[string]*identity
+	// bearers are the identities that bear a service's name.
+	bearers   map[string]map[*identity]struct{}
+	services  map[string]*service
+	externals map[string]*external
+	secrets   map[string]*resource.Object
+	// secretUsers are the external services that name a secret, present or not.
+	secretUsers map[string]map[*external]struct{}
+	policies    [policyKinds]policies
+}
+
+// host is a DNS name that dataplanes have as their address.
+type host struct {
+	answer []netip.Addr
+	users  map[*proxy]struct{}
+}
+
+// work is what a group of changes leaves to be done when all of them have been taken in.
+type work struct {
+	meshes       map[*mesh]struct{}
+	services     map[*service]struct{}
+	destinations map[*destination]struct{}
+	dirty        map[resource.Key]struct{}
+}
+
+func newWork() *work {
+	return &work{
+		meshes: map[*mesh]struct{}{}, services: map[*service]struct{}{},
+		destinations: map[*destination]struct{}{}, dirty: map[resource.Key]struct{}{},
+	}
+}
+
+// Mesh is one version of a mesh. It is immutable.
+type Mesh struct {
+	Object *resource.Object
+	Spec   *meshv1.Mesh
+}
+
+// New makes an index of a whole view, for the proxies of the named zone. Host names start without an answer.
+func New(zone string, v store.View) *Index {
+	ix := &Index{zone: zone, meshes: map[string]*mesh{}, hosts: map[string]*host{}}
+	w := newWork()
+	for _, kind := range []resource.Kind{
+		resource.KindMesh, resource.KindDataplane, resource.KindExternalService, resource.KindSecret,
+		resource.KindTrafficRoute, resource.KindTimeout, resource.KindRetry,
+	} {
+		for o := range v.Scan(store.OfKind(kind)) {
+			ix.take(w, o.Key, o)
+		}
+	}
+	ix.settle(w)
+	return ix
+}
 
 // Apply takes in a group of changes and returns the proxies (keys of kind Dataplane) whose plan may differ
-// now, deleted ones included. Its cost follows the changes and the proxies that they touch.
-func (ix *Index) Apply(c store.Changes) (dirty []resource.Key) { return nil }
+// now, deleted ones included, sorted. Its cost follows the changes and the proxies that they touch.
+func (ix *Index) Apply(c store.Changes) (dirty []resource.Key) {
+	w := newWork()
+	for _, item := range c.Items {
+		ix.take(w, item.Key, item.Object)
+	}
+	return ix.settle(w)
+}
 
-// Proxies lists all dataplanes that are configured from here (those born in this store).
-func (ix *Index) Proxies() []resource.Key { return nil }
+// Proxies lists all dataplanes that are configured from here (those born in this store), sorted.
+func (ix *Index) Proxies() []resource.Key {
+	var keys []resource.Key
+	for _, m := range ix.meshes {
+		for _, p := range m.proxies {
+			keys = append(keys, p.current.Key)
+		}
+	}
+	slices.SortFunc(keys, resource.Key.Compare)
+	return keys
+}
+
+// Proxy finds a data plane proxy that is configured from here.
+func (ix *Index) Proxy(k resource.Key) (*Proxy, bool) {
+	if k.Kind != resource.KindDataplane {
+		return nil, false
+	}
+	m, ok := ix.meshes[k.Scope]
+	if !ok {
+		return nil, false
+	}
+	p, ok := m.proxies[k.Name]
+	if !ok {
+		return nil, false
+	}
+	return p.current, true
+}
+
+// Hosts lists the DNS names whose addresses the index wants to be told, sorted. The slice is not to be changed;
+// it is the same one as long as the names are the same.
+func (ix *Index) Hosts() []string {
+	if ix.names == nil {
+		ix.names = slices.AppendSeq(make([]string, 0, len(ix.hosts)), maps.Keys(ix.hosts))
+		slices.Sort(ix.names)
+	}
+	return ix.names
+}
+
+// Resolved takes in what DNS names stand for and returns the proxies whose plan may differ now, sorted. Names
+// that are not wanted are passed over. An empty answer takes none away: the last good one is kept.
+func (ix *Index) Resolved(answers map[string][]netip.Addr) (dirty []resource.Key) {
+	w := newWork()
+	for name, addrs := range answers {
+		h, ok := ix.hosts[name]
+		if !ok || len(addrs) == 0 {
+			continue
+		}
+		addrs = slices.Clone(addrs)
+		for i := range addrs {
+			addrs[i] = addrs[i].Unmap().WithZone("")
+		}
+		slices.SortFunc(addrs, netip.Addr.Compare)
+		addrs = slices.Compact(addrs)
+		if slices.Equal(addrs, h.answer) {
+			continue
+		}
+		h.answer = addrs
+		for p := range h.users {
+			ix.renew(w, p)
+			p.withdraw(w)
+			p.offer(ix, w)
+		}
+	}
+	return ix.settle(w)
+}
+
+// mesh finds or makes the entry of a mesh, and has it looked at when all changes are in: one that holds
+// nothing goes again.
+func (ix *Index) mesh(w *work, name string) *mesh {
+	m, ok := ix.meshes[name]
+	if !ok {
+		m = &mesh{
+			name: name, proxies: map[string]*proxy{}, identities: map[string]*identity{},
+			bearers: map[string]map[*identity]struct{}{}, services: map[string]*service{},
+			externals: map[string]*external{}, secrets: map[string]*resource.Object{},
+			secretUsers: map[string]map[*external]struct{}{},
+		}
+		for i := range m.policies {
+			m.policies[i] = newPolicies()
+		}
+		ix.meshes[name] = m
+	}
+	w.meshes[m] = struct{}{}
+	return m
+}
+
+// take notes one object as it is now; nil: it is gone.
+func (ix *Index) take(w *work, k resource.Key, o *resource.Object) {
+	switch k.Kind {
+	case resource.KindMesh:
+		ix.takeMesh(w, ix.mesh(w, k.Name), o)
+	case resource.KindDataplane:
+		if o != nil && o.Origin != resource.Local {
+			o = nil
+		}
+		ix.takeDataplane(w, ix.mesh(w, k.Scope), k, o)
+	case resource.KindExternalService:
+		ix.mesh(w, k.Scope).takeExternal(w, k, o)
+	case resource.KindSecret:
+		ix.mesh(w, k.Scope).takeSecret(w, k, o)
+	case resource.KindTrafficRoute:
+		takePolicy[meshv1.TrafficRoute](w, ix.mesh(w, k.Scope), policyRoute, k, o)
+	case resource.KindTimeout:
+		takePolicy[meshv1.Timeout](w, ix.mesh(w, k.Scope), policyTimeout, k, o)
+	case resource.KindRetry:
+		takePolicy[meshv1.Retry](w, ix.mesh(w, k.Scope), policyRetry, k, o)
+	}
+}
+
+func (ix *Index) takeMesh(w *work, m *mesh, o *resource.Object) {
+	var next *Mesh
+	if o != nil {
+		if spec, err := resource.Decode[meshv1.Mesh](o); err == nil {
+			next = &Mesh{Object: o, Spec: spec}
+		}
+	}
+	if (next == nil) == (m.current == nil) && (next == nil || sameSpec(next.Object, m.current.Object)) {
+		return
+	}
+	m.current = next
+	for _, p := range m.proxies {
+		ix.renew(w, p)
+	}
+}
+
+// settle brings everything derived in line with what was taken in. The order matters: services first, since
+// the choice of policies asks for their protocols; what a choice then adds are only services that nobody offers.
+func (ix *Index) settle(w *work) []resource.Key {
+	for s := range w.services {
+		if was := s.current; s.refresh() {
+			for d := range s.targetedBy {
+				w.touch(d)
+			}
+			if s.current != was {
+				addAll(w.destinations, s.askedBy)
+				addAll(w.destinations, s.targetedBy)
+			}
+		}
+	}
+	for d := range w.destinations {
+		if d.users != nil && d.choose(w) {
+			w.touch(d)
+		}
+	}
+	for s := range w.services {
+		s.release()
+	}
+	for m := range w.meshes {
+		if m.idle() {
+			delete(ix.meshes, m.name)
+		}
+	}
+	return slices.SortedFunc(maps.Keys(w.dirty), resource.Key.Compare)
+}
+
+// touch makes all proxies of a destination dirty.
+func (w *work) touch(d *destination) {
+	for p := range d.users {
+		w.dirty[p.current.Key] = struct{}{}
+	}
+}
+
+// idle says whether nothing of the mesh is left.
+func (m *mesh) idle() bool {
+	if m.current != nil || len(m.proxies)+len(m.services)+len(m.externals)+len(m.secrets) > 0 {
+		return false
+	}
+	for i := range m.policies {
+		if len(m.policies[i].byName) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// sameSpec says whether two versions of an object mean the same to plans. A write that changed no byte keeps
+// the revision of its spec; the time of creation breaks ties between policies.
+func sameSpec(a, b *resource.Object) bool {
+	return a == b || a != nil && b != nil && a.SpecRevision == b.SpecRevision && a.Created.Equal(b.Created)
+}
+
+func addAll[K comparable](to, from map[K]struct{}) {
+	for k := range from {
+		to[k] = struct{}{}
+	}
+}
+
+// add puts an element into the set of a key, which is made where there is none.
+func add[K comparable, E comparable](sets map[K]map[E]struct{}, k K, e E) {
+	set, ok := sets[k]
+	if !ok {
+		set = map[E]struct{}{}
+		sets[k] = set
+	}
+	set[e] = struct{}{}
+}
+
+// remove takes an element out of the set of a key; an empty set goes.
+func remove[K comparable, E comparable](sets map[K]map[E]struct{}, k K, e E) {
+	delete(sets[k], e)
+	if len(sets[k]) == 0 {
+		delete(sets, k)
+	}
+}

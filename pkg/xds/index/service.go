@@ -1,0 +1,392 @@
+package index
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	meshv1 "github.com/meridian-mesh/meridian/proto/meridian/mesh/v1"
+	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
+)
+
+// Service is what callers must know of a service besides its endpoints. It is immutable: when something of it
+// changes there is another one.
+type Service struct {
+	Name string
+	// Protocol that all its endpoints have in common. Inbounds that are not ready count too: a failing
+	// health check must not turn HTTP into TCP.
+	Protocol Protocol
+	// External services are outside of the mesh; their endpoints are part of the service.
+	External bool
+
+	entry *service
+	// fixed are the endpoints of an external service.
+	fixed *Endpoints
+}
+
+// Endpoints are where a service is to be found. They are read in the goroutine that keeps the index.
+func (s *Service) Endpoints() *Endpoints {
+	if s.fixed != nil {
+		return s.fixed
+	}
+	return s.entry.endpoints
+}
+
+// Endpoints are the healthy endpoints of a service. They are immutable.
+type Endpoints struct {
+	Service string
+	// Items are sorted by address and port; no two have the same.
+	Items []Endpoint
+	// Objects from which they were made, sorted by key.
+	Objects []*resource.Object
+	// Problems with endpoints that were left out.
+	Problems []Problem
+	// Memo is for what plans make of them.
+	Memo Memo
+}
+
+// Endpoint is one place where a service is to be found.
+type Endpoint struct {
+	// Host is an IP address, or, for external services, also a DNS name.
+	Host string
+	Port uint32
+	Tags map[string]string
+	// Zone is the tag's, or that of this control plane.
+	Region, Zone, SubZone string
+	// TLS is how an external endpoint is spoken to; nil: without TLS.
+	TLS *TLS
+}
+
+// TLS is how a connection to an external endpoint is secured. Bytes are PEM.
+type TLS struct {
+	// ServerName is empty when the endpoint is an IP address.
+	ServerName string
+	// CA that has signed the server's certificate; empty: it isn't verified.
+	CA []byte
+	// Cert and Key are given both or not at all.
+	Cert, Key []byte
+}
+
+// Problem is something that could not be planned as an object says.
+type Problem struct {
+	Object *resource.Object
+	Text   string
+}
+
+// service follows the versions of a service. It exists while it has endpoints or somebody asks for it.
+type service struct {
+	mesh      *mesh
+	name      string
+	offers    map[offerKey]*offer
+	externals map[string]*external
+	current   *Service
+	endpoints *Endpoints
+	// askedBy are the destinations that name the service, targetedBy those whose route leads to it.
+	askedBy, targetedBy map[*destination]struct{}
+}
+
+// offer is one inbound of a proxy. endpoint.Host is empty while it must not be called.
+type offer struct {
+	object   *resource.Object
+	protocol Protocol
+	endpoint Endpoint
+}
+
+type offerKey struct {
+	proxy   *proxy
+	inbound int
+}
+
+// external is one external service.
+type external struct {
+	object  *resource.Object
+	spec    *meshv1.ExternalService
+	service *service
+	secrets []string
+}
+
+// service finds or makes the entry of a service. A new one is looked at when all changes are in.
+func (m *mesh) service(w *work, name string) *service {
+	s, ok := m.services[name]
+	if !ok {
+		s = &service{
+			mesh: m, name: name, offers: map[offerKey]*offer{}, externals: map[string]*external{},
+			askedBy: map[*destination]struct{}{}, targetedBy: map[*destination]struct{}{},
+			endpoints: &Endpoints{Service: name},
+		}
+		s.current = &Service{Name: name, entry: s}
+		m.services[name] = s
+	}
+	w.services[s] = struct{}{}
+	return s
+}
+
+// release forgets a service that nobody offers or asks for.
+func (s *service) release() {
+	if len(s.offers)+len(s.externals)+len(s.askedBy)+len(s.targetedBy) == 0 {
+		delete(s.mesh.services, s.name)
+	}
+}
+
+// offer makes the inbounds of a proxy endpoints of their services. Those of an ingress lead elsewhere.
+func (p *proxy) offer(ix *Index, w *work) {
+	n := p.current.Spec.GetNetworking()
+	if n.GetIngress() != nil {
+		return
+	}
+	p.offered = make([]*service, len(n.GetInbound()))
+	for i, in := range n.GetInbound() {
+		name, ok := in.GetTags()[TagService]
+		if !ok {
+			continue
+		}
+		o := &offer{object: p.current.Object, protocol: ParseProtocol(in.GetTags()[TagProtocol])}
+		addr := p.current.Address
+		if in.GetAddress() != "" {
+			addr = ix.address(in.GetAddress())
+		}
+		if addr.IsValid() && validPort(in.GetPort()) && (in.GetHealth() == nil || in.GetHealth().GetReady()) {
+			o.endpoint = newEndpoint(addr.String(), in.GetPort(), in.GetTags(), ix.zone)
+		}
+		s := p.mesh.service(w, name)
+		s.offers[offerKey{p, i}] = o
+		p.offered[i] = s
+	}
+}
+
+// withdraw takes back what the proxy offered.
+func (p *proxy) withdraw(w *work) {
+	for i, s := range p.offered {
+		if s != nil {
+			delete(s.offers, offerKey{p, i})
+			w.services[s] = struct{}{}
+		}
+	}
+	p.offered = nil
+}
+
+func newEndpoint(host string, port uint32, tags map[string]string, zone string) Endpoint {
+	return Endpoint{
+		Host: host, Port: port, Tags: tags,
+		Region: tags[TagRegion], Zone: cmp.Or(tags[TagZone], zone), SubZone: tags[TagSubZone],
+	}
+}
+
+func validPort(p uint32) bool { return p >= 1 && p <= 65535 }
+
+// refresh puts the endpoints together again and says whether anything is different now.
+func (s *service) refresh() bool {
+	next := &Endpoints{Service: s.name}
+	shape := Service{Name: s.name, entry: s}
+	if len(s.offers) > 0 {
+		shape.Protocol = s.fromOffers(next)
+	} else if len(s.externals) > 0 {
+		shape.External = true
+		shape.Protocol = s.fromExternals(next)
+	}
+	if next.same(s.endpoints) {
+		next = s.endpoints
+	}
+	if shape.External {
+		shape.fixed = next
+	}
+	if shape != *s.current {
+		s.current = &shape
+	} else if next == s.endpoints {
+		return false
+	}
+	s.endpoints = next
+	return true
+}
+
+func (s *service) fromOffers(to *Endpoints) Protocol {
+	all := slices.SortedFunc(maps.Values(s.offers), func(a, b *offer) int {
+		return cmp.Or(a.endpoint.compare(b.endpoint), a.object.Key.Compare(b.object.Key))
+	})
+	protocol := all[0].protocol
+	for _, o := range all {
+		protocol = protocol.Common(o.protocol)
+		if o.endpoint.Host == "" {
+			continue
+		}
+		// Two proxies that claim the same address: the first by name has it.
+		if n := len(to.Items); n == 0 || to.Items[n-1].compare(o.endpoint) != 0 {
+			to.Items = append(to.Items, o.endpoint)
+			to.Objects = append(to.Objects, o.object)
+		}
+	}
+	to.tidy()
+	return protocol
+}
+
+func (s *service) fromExternals(to *Endpoints) Protocol {
+	var protocol Protocol
+	for i, name := range slices.Sorted(maps.Keys(s.externals)) {
+		x := s.externals[name]
+		p := ParseProtocol(x.spec.GetTags()[TagProtocol])
+		if i == 0 {
+			protocol = p
+		}
+		protocol = protocol.Common(p)
+		e, used, err := x.endpoint(s.mesh)
+		to.Objects = append(append(to.Objects, x.object), used...)
+		if err != nil {
+			to.Problems = append(to.Problems, Problem{Object: x.object, Text: err.Error()})
+			continue
+		}
+		to.Items = append(to.Items, e)
+	}
+	slices.SortStableFunc(to.Items, Endpoint.compare)
+	to.Items = slices.CompactFunc(to.Items, func(a, b Endpoint) bool { return a.compare(b) == 0 })
+	to.tidy()
+	return protocol
+}
+
+// compare orders by address and port.
+func (e Endpoint) compare(o Endpoint) int {
+	return cmp.Or(cmp.Compare(e.Host, o.Host), cmp.Compare(e.Port, o.Port))
+}
+
+func (e *Endpoints) tidy() {
+	slices.SortFunc(e.Objects, func(a, b *resource.Object) int { return a.Key.Compare(b.Key) })
+	e.Objects = slices.CompactFunc(e.Objects, func(a, b *resource.Object) bool { return a.Key == b.Key })
+}
+
+// same compares endpoints by the objects that they were made from, which say it all together with the hosts,
+// for these may come from DNS.
+func (e *Endpoints) same(o *Endpoints) bool {
+	return slices.EqualFunc(e.Objects, o.Objects, func(a, b *resource.Object) bool {
+		return a.Key == b.Key && a.SpecRevision == b.SpecRevision
+	}) && slices.EqualFunc(e.Items, o.Items, func(a, b Endpoint) bool {
+		return a.compare(b) == 0 && maps.Equal(a.Tags, b.Tags)
+	}) && slices.EqualFunc(e.Problems, o.Problems, func(a, b Problem) bool { return a.Text == b.Text })
+}
+
+func (m *mesh) takeExternal(w *work, k resource.Key, o *resource.Object) {
+	old := m.externals[k.Name]
+	if o != nil && old != nil && sameSpec(old.object, o) {
+		return
+	}
+	if old != nil {
+		delete(m.externals, k.Name)
+		delete(old.service.externals, k.Name)
+		w.services[old.service] = struct{}{}
+		for _, name := range old.secrets {
+			remove(m.secretUsers, name, old)
+		}
+	}
+	if o == nil {
+		return
+	}
+	spec, err := resource.Decode[meshv1.ExternalService](o)
+	if err != nil {
+		return
+	}
+	name, ok := spec.GetTags()[TagService]
+	if !ok {
+		return
+	}
+	x := &external{object: o, spec: spec, service: m.service(w, name)}
+	x.service.externals[k.Name] = x
+	m.externals[k.Name] = x
+	tls := spec.GetNetworking().GetTls()
+	for _, source := range []*meshv1.DataSource{tls.GetCaCert(), tls.GetClientCert(), tls.GetClientKey()} {
+		if name := source.GetSecret(); name != "" {
+			x.secrets = append(x.secrets, name)
+			add(m.secretUsers, name, x)
+		}
+	}
+}
+
+func (m *mesh) takeSecret(w *work, k resource.Key, o *resource.Object) {
+	if sameSpec(m.secrets[k.Name], o) {
+		return
+	}
+	if o == nil {
+		delete(m.secrets, k.Name)
+	} else {
+		m.secrets[k.Name] = o
+	}
+	for x := range m.secretUsers[k.Name] {
+		w.services[x.service] = struct{}{}
+	}
+}
+
+// endpoint reads an external service, and lists the secrets that it took. What can't be read is an error and
+// not left out: a connection must not be less secure than it was meant to be.
+func (x *external) endpoint(m *mesh) (Endpoint, []*resource.Object, error) {
+	host, number, err := net.SplitHostPort(x.spec.GetNetworking().GetAddress())
+	if err != nil {
+		return Endpoint{}, nil, fmt.Errorf("networking.address: %w", err)
+	}
+	port, err := strconv.ParseUint(number, 10, 16)
+	if err != nil || port == 0 || host == "" {
+		return Endpoint{}, nil, fmt.Errorf("networking.address: %q is not HOST:PORT", x.spec.GetNetworking().GetAddress())
+	}
+	tags := make(map[string]string, len(x.spec.GetTags())+1)
+	maps.Copy(tags, x.spec.GetTags())
+	tags[TagExternal] = x.object.Key.Name
+	e := newEndpoint(host, uint32(port), tags, "")
+	conf := x.spec.GetNetworking().GetTls()
+	if !conf.GetEnabled() {
+		return e, nil, nil
+	}
+	e.TLS = &TLS{}
+	if _, err := netip.ParseAddr(host); err != nil {
+		e.TLS.ServerName = host
+	}
+	var used []*resource.Object
+	for _, part := range []struct {
+		field  string
+		source *meshv1.DataSource
+		to     *[]byte
+	}{
+		{"caCert", conf.GetCaCert(), &e.TLS.CA},
+		{"clientCert", conf.GetClientCert(), &e.TLS.Cert},
+		{"clientKey", conf.GetClientKey(), &e.TLS.Key},
+	} {
+		secret, err := m.read(part.source, part.to)
+		if secret != nil {
+			used = append(used, secret)
+		}
+		if err != nil {
+			return Endpoint{}, used, fmt.Errorf("networking.tls.%s: %w", part.field, err)
+		}
+	}
+	if len(e.TLS.Cert) == 0 || len(e.TLS.Key) == 0 {
+		e.TLS.Cert, e.TLS.Key = nil, nil
+	}
+	return e, used, nil
+}
+
+// read loads a data source, and returns the secret if it is one.
+func (m *mesh) read(source *meshv1.DataSource, to *[]byte) (*resource.Object, error) {
+	switch t := source.GetType().(type) {
+	case nil:
+		return nil, nil
+	case *meshv1.DataSource_Inline:
+		*to = t.Inline.GetValue()
+		return nil, nil
+	case *meshv1.DataSource_InlineString:
+		*to = []byte(t.InlineString)
+		return nil, nil
+	case *meshv1.DataSource_Secret:
+		o, ok := m.secrets[t.Secret]
+		if !ok {
+			return nil, fmt.Errorf("there is no secret %q in this mesh", t.Secret)
+		}
+		spec, err := resource.Decode[systemv1.Secret](o)
+		if err != nil {
+			return o, err
+		}
+		*to = spec.GetData().GetValue()
+		return o, nil
+	default:
+		return nil, fmt.Errorf("files are not read: give the bytes inline, or name a secret")
+	}
+}
