@@ -114,8 +114,8 @@ type Change struct {
 	Revision resource.Revision
 }
 
-// Range selects keys. Empty fields select everything; Scope is looked at only where Kind is set. AnyScope
-// false with Scope empty selects the global scope only.
+// Range selects keys. An empty Kind selects every kind. Scope is looked at unless AnyScope is set; empty, it
+// selects the global scope only.
 type Range struct {
 	Kind     resource.Kind
 	Scope    string
@@ -153,8 +153,9 @@ type Cursor struct {
 	Revision resource.Revision
 }
 
-// Batch is a set of changes that take one revision together. A batch without Puts, Deletes and DeleteScopes
-// takes no revision and wakes no watch.
+// Batch is a set of changes that take one revision together: first the scopes are deleted, then the keys, then
+// the puts are written, the last one of a key wins. Deleting what is not there is no error. A batch without
+// Puts, Deletes and DeleteScopes takes no revision and wakes no watch.
 type Batch struct {
 	Puts    []Put
 	Deletes []resource.Key

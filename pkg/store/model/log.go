@@ -162,10 +162,13 @@ func (l *Log) Apply(ctx context.Context, b store.Batch) (store.Result, error) {
 			return store.Result{}, store.ErrClosed
 		}
 	}
-	if r.err == nil && l.opts.Audit != nil && b.Author != (store.Author{}) {
+	if r.err != nil {
+		return store.Result{}, r.err
+	}
+	if l.opts.Audit != nil && b.Author != (store.Author{}) {
 		l.audit(ctx, &b, r.result.Revision)
 	}
-	return r.result, r.err
+	return r.result, nil
 }
 
 func (l *Log) audit(ctx context.Context, b *store.Batch, rev resource.Revision) {
