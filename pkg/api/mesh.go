@@ -1,0 +1,335 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meridian-mesh/meridian/pkg/auth"
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/store"
+	meshv1 "github.com/meridian-mesh/meridian/proto/meridian/mesh/v1"
+	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
+)
+
+// The secrets that a mesh is born with; the mesh's name follows.
+const (
+	dataplaneKeyPrefix  = "dataplane-token-signing-key-"
+	envoyAdminKeyPrefix = "envoy-admin-client-token-signing-key-"
+)
+
+// Uses of public keys.
+const useDataplane = "dataplane"
+
+func dataplaneKeyName(mesh string) resource.Key {
+	return resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: dataplaneKeyPrefix + mesh}
+}
+
+// meshKeys are the private keys of a new mesh, in PKCS#1 DER.
+type meshKeys struct{ dataplane, envoyAdmin []byte }
+
+// mesh adds what goes with the write of a mesh.
+func (p *put) mesh(config store.View, old *resource.Object, d *decision, title string) error {
+	now := p.message.(*meshv1.Mesh)
+	if old != nil {
+		before, err := resource.Decode[meshv1.Mesh](old)
+		if err != nil {
+			return err
+		}
+		if v := resource.ValidateMeshChange(before, now); len(v) > 0 {
+			return invalid(title, detailsInvalid, v)
+		}
+	}
+	v, guards := missingSecrets(config, p.key.Name, now)
+	if len(v) > 0 {
+		return invalid(title, detailsInvalid, v)
+	}
+	d.config.Guards = append(d.config.Guards, guards...)
+	if old != nil {
+		return nil
+	}
+	if p.keys == nil {
+		var err error
+		if p.keys, err = newMeshKeys(); err != nil {
+			return err
+		}
+	}
+	born, err := birth(p.key.Name, p.keys)
+	if err != nil {
+		return err
+	}
+	d.config.Puts = append(d.config.Puts, born...)
+	return nil
+}
+
+func newMeshKeys() (*meshKeys, error) {
+	dataplane, err := auth.NewRSAKey()
+	if err != nil {
+		return nil, fmt.Errorf("dataplane token signing key: %w", err)
+	}
+	envoyAdmin, err := auth.NewRSAKey()
+	if err != nil {
+		return nil, fmt.Errorf("envoy admin signing key: %w", err)
+	}
+	return &meshKeys{dataplane, envoyAdmin}, nil
+}
+
+// birth is what a new mesh brings with it.
+func birth(mesh string, keys *meshKeys) ([]store.Put, error) {
+	var puts []store.Put
+	for _, d := range resource.MeshDefaults(mesh) {
+		spec, err := resource.Encode(d.Spec)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", d.Kind, d.Name, err)
+		}
+		puts = append(puts, store.Put{Key: resource.Key{Kind: d.Kind, Scope: mesh, Name: d.Name}, Spec: spec})
+	}
+	signing, err := keyPuts(mesh, keys.dataplane)
+	if err != nil {
+		return nil, err
+	}
+	admin, err := secretPut(resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: envoyAdminKeyPrefix + mesh}, keys.envoyAdmin)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(puts, signing...), admin), nil
+}
+
+// keyPuts writes a mesh's signing key and its public half.
+func keyPuts(mesh string, private []byte) ([]store.Put, error) {
+	secret, err := secretPut(dataplaneKeyName(mesh), private)
+	if err != nil {
+		return nil, err
+	}
+	key, err := auth.ParseSigningKey(private)
+	if err != nil {
+		return nil, err
+	}
+	public, err := publicPut(mesh, key)
+	if err != nil {
+		return nil, err
+	}
+	return []store.Put{secret, public}, nil
+}
+
+func secretPut(key resource.Key, data []byte) (store.Put, error) {
+	spec, err := resource.Encode(&systemv1.Secret{Data: wrapperspb.Bytes(data)})
+	return store.Put{Key: key, Spec: spec}, err
+}
+
+func publicKeyOf(mesh, id string) resource.Key {
+	return resource.Key{Kind: resource.KindPublicKey, Scope: mesh, Name: id}
+}
+
+func publicPut(mesh string, key *auth.SigningKey) (store.Put, error) {
+	spec, err := resource.Encode(&systemv1.PublicKey{Use: useDataplane, KeyId: key.ID, Der: key.PublicDER()})
+	return store.Put{Key: publicKeyOf(mesh, key.ID), Spec: spec}, err
+}
+
+// secret lets the public half of a signing key follow the write of its secret. Bytes that are no key have none:
+// no token can be signed with them, nor verified.
+func (p *put) secret(_ store.View, old *resource.Object, d *decision) error {
+	if p.key != dataplaneKeyName(p.key.Scope) {
+		return nil
+	}
+	was, err := publicHalf(old)
+	if err != nil {
+		return err
+	}
+	key, err := auth.ParseSigningKey(p.message.(*systemv1.Secret).GetData().GetValue())
+	if err != nil {
+		key = nil
+	}
+	if was != nil && (key == nil || key.ID != was.ID) {
+		d.config.Deletes = append(d.config.Deletes, publicKeyOf(p.key.Scope, was.ID))
+	}
+	if key == nil {
+		return nil
+	}
+	public, err := publicPut(p.key.Scope, key)
+	d.config.Puts = append(d.config.Puts, public)
+	return err
+}
+
+// publicHalf is the signing key in a secret, if there is one.
+func publicHalf(o *resource.Object) (*auth.SigningKey, error) {
+	if o == nil {
+		return nil, nil
+	}
+	secret, err := resource.Decode[systemv1.Secret](o)
+	if err != nil {
+		return nil, err
+	}
+	key, err := auth.ParseSigningKey(secret.GetData().GetValue())
+	if err != nil {
+		return nil, nil //nolint:nilerr // any bytes may stand in a secret
+	}
+	return key, nil
+}
+
+// deleteSecret refuses a secret that mutual TLS rests on, and takes a signing key's public half along.
+func deleteSecret(config store.View, old *resource.Object, d *decision) error {
+	meshKey := resource.Key{Kind: resource.KindMesh, Name: old.Key.Scope}
+	if o, ok := config.Get(meshKey); ok {
+		mesh, err := resource.Decode[meshv1.Mesh](o)
+		if err != nil {
+			return err
+		}
+		for _, b := range mesh.GetMtls().GetBackends() {
+			for _, ref := range backendSecrets(meshKey.Name, b) {
+				if ref.name == old.Key.Name {
+					return invalid(titleDelete, detailsInvalid, resource.Violations{{Field: "name",
+						Message: fmt.Sprintf("The secret %q that you are trying to remove is currently in use in Mesh %q in mTLS backend %q. Please remove the reference from the %q backend before removing the secret.", old.Key.Name, meshKey.Name, b.GetName(), b.GetName())}})
+				}
+			}
+		}
+		d.config.Guards = append(d.config.Guards, store.AtRevision(meshKey, o.Revision))
+	}
+	if old.Key != dataplaneKeyName(old.Key.Scope) {
+		return nil
+	}
+	was, err := publicHalf(old)
+	if was != nil {
+		d.config.Deletes = append(d.config.Deletes, publicKeyOf(old.Key.Scope, was.ID))
+	}
+	return err
+}
+
+// secretRef is a secret that a backend names, and where it names it.
+type secretRef struct{ field, name string }
+
+// backendSecrets lists the secrets that a backend of mutual TLS rests on. Field paths say "config", as the
+// published system's do.
+func backendSecrets(mesh string, b *meshv1.CertificateAuthorityBackend) []secretRef {
+	switch b.GetType() {
+	case "builtin":
+		return []secretRef{
+			{name: mesh + ".ca-builtin-cert-" + b.GetName()},
+			{name: mesh + ".ca-builtin-key-" + b.GetName()},
+		}
+	case "provided":
+		var refs []secretRef
+		for _, part := range []string{"cert", "key"} {
+			source := b.GetConf().GetFields()[part].GetStructValue().GetFields()
+			if name := source["secret"].GetStringValue(); name != "" {
+				refs = append(refs, secretRef{"config." + part, name})
+			}
+		}
+		return refs
+	}
+	return nil
+}
+
+// missingSecrets checks that the enabled backend's own secrets are there, and guards that they stay. Those of
+// older documents' meshes (<mesh>.ca-provided-…) may come later.
+func missingSecrets(config store.View, mesh string, m *meshv1.Mesh) (v resource.Violations, guards []store.Guard) {
+	for i, b := range m.GetMtls().GetBackends() {
+		if b.GetType() != "provided" || b.GetName() != m.GetMtls().GetEnabledBackend() {
+			continue
+		}
+		for _, ref := range backendSecrets(mesh, b) {
+			key := resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: ref.name}
+			if _, ok := config.Get(key); ok {
+				guards = append(guards, store.Exists(key))
+			} else if !strings.HasPrefix(ref.name, mesh+".ca-provided-") {
+				v.Add(fmt.Sprintf("mtls.backends[%d].%s", i, ref.field), fmt.Sprintf("secret %q is not in mesh %q", ref.name, mesh))
+			}
+		}
+	}
+	return v, guards
+}
+
+// deleteMesh lets a mesh go with all that it holds, unless it still has dataplanes.
+func deleteMesh(config store.View, key resource.Key, d *decision) error {
+	dataplanes := store.InScope(resource.KindDataplane, key.Name)
+	if n := config.Count(dataplanes); n > 0 {
+		return invalid(titleDelete, detailsInvalid, resource.Violations{{Field: "mesh", Message: fmt.Sprintf("unable to delete mesh, there are still %d dataplanes attached", n)}})
+	}
+	d.config.Guards = append(d.config.Guards, store.NoneIn(dataplanes))
+	d.config.DeleteScopes = []string{key.Name}
+	d.status.DeleteScopes = []string{key.Name}
+	return nil
+}
+
+// deleteZone lets a zone go with all that came from it, unless it has a session.
+func deleteZone(config, observed store.View, key resource.Key, d *decision) error {
+	insight := resource.Key{Kind: resource.KindZoneInsight, Name: key.Name}
+	if o, ok := observed.Get(insight); ok {
+		in, err := resource.Decode[systemv1.ZoneInsight](o)
+		if err != nil {
+			return err
+		}
+		if openSession(in) != nil {
+			return invalid(titleDelete, detailsInvalid, resource.Violations{{Field: "zone", Message: fmt.Sprintf("zone %q is online: stop its control plane before deleting it", key.Name)}})
+		}
+		d.status.Deletes = append(d.status.Deletes, insight)
+	}
+	origin := resource.Origin(key.Name)
+	d.config.Deletes = append(d.config.Deletes, bornIn(config, origin)...)
+	d.status.Deletes = append(d.status.Deletes, bornIn(observed, origin)...)
+	// What the zone had sent is gone, so that it must send all of it again if it comes back.
+	forget := &store.CursorMove{Peer: key.Name}
+	if _, ok := config.Cursor(key.Name); ok {
+		d.config.Cursor = forget
+	}
+	if _, ok := observed.Cursor(key.Name); ok {
+		d.status.Cursor = forget
+	}
+	return nil
+}
+
+// bornIn lists what came from a zone.
+func bornIn(v store.View, origin resource.Origin) []resource.Key {
+	var keys []resource.Key
+	for o := range v.Scan(store.Everything()) {
+		if o.Origin == origin {
+			keys = append(keys, o.Key)
+		}
+	}
+	return keys
+}
+
+const defaultMesh = "default"
+
+// EnsureDefaultMesh makes the mesh "default" with all that a new mesh brings, if it is missing. spec is a Mesh
+// as YAML (defaults.mesh), or empty. It is for the assembly to call after the start, where meshes are born and
+// defaults.skipMeshCreation is not set. The error names what is wrong with spec.
+func (s *Service) EnsureDefaultMesh(ctx context.Context, spec []byte) error {
+	d, ok := s.Table.ByKind(resource.KindMesh)
+	if !ok {
+		return resource.ErrUnknownKind
+	}
+	key := resource.Key{Kind: d.Kind, Name: defaultMesh}
+	in := resource.Input{Spec: d.New()}
+	if len(spec) > 0 {
+		var err error
+		if in, err = resource.DecodeYAML(d, spec); err != nil {
+			return fmt.Errorf("defaults.mesh: %w", err)
+		}
+		if v := agree(d, key, in); len(v) > 0 {
+			return fmt.Errorf("defaults.mesh: %w", v)
+		}
+	}
+	p := &put{service: s, descriptor: d, key: key, message: in.Spec}
+	if err := p.prepare(); err != nil {
+		return fmt.Errorf("defaults.mesh: %w", err)
+	}
+	if err := p.violations.Err(); err != nil {
+		return fmt.Errorf("defaults.mesh: %w", err)
+	}
+	_, _, err := s.write(ctx, titleCreate, func(config, observed store.View) (decision, error) {
+		if _, found := config.Get(key); found {
+			return decision{}, errThere
+		}
+		return p.decide(config, observed)
+	})
+	if err != nil && !errors.Is(err, errThere) {
+		return fmt.Errorf("make the mesh %q: %w", defaultMesh, err)
+	}
+	return nil
+}
+
+var errThere = errors.New("it is there already")

@@ -1,0 +1,120 @@
+package api
+
+import (
+	"encoding/base64"
+	"errors"
+	"iter"
+	"strconv"
+	"strings"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
+)
+
+const (
+	defaultPage = 1000
+	maxPage     = 10000
+	// maxPageBytes is where a page ends even if it has fewer items than asked for.
+	maxPageBytes = 32 << 20
+)
+
+// window is the page that was asked for.
+type window struct {
+	size int
+	// Either the number of items to pass over, or the key after which to go on.
+	index int
+	after *resource.Key
+}
+
+// parseWindow reads size and offset as a client gave them.
+func parseWindow(title, size, offset string) (window, error) {
+	w := window{size: defaultPage}
+	if size != "" {
+		n, err := strconv.Atoi(size)
+		switch {
+		case err != nil || n < 0 || n > maxPage:
+			return w, invalid(title, "Invalid page size", resource.Violations{{Field: "size", Message: "must be a number from 0 to " + strconv.Itoa(maxPage) + ", of which 0 means the largest page"}})
+		case n == 0:
+			n = maxPage
+		}
+		w.size = n
+	}
+	if offset == "" {
+		return w, nil
+	}
+	if key, err := parseOffset(offset); err == nil {
+		w.after = &key
+		return w, nil
+	}
+	n, err := strconv.ParseUint(offset, 10, 31)
+	if err != nil {
+		return w, invalid(title, "Invalid offset", resource.Violations{{Field: "offset", Message: "must be taken from the next of a page, or be the index of an item"}})
+	}
+	w.index = int(n)
+	return w, nil
+}
+
+// offsetPrefix tells a key from an index.
+const offsetPrefix = "k"
+
+// formatOffset names the key after which the next page goes on. It stays right whatever is written meanwhile.
+func formatOffset(k resource.Key) string {
+	return offsetPrefix + base64.RawURLEncoding.EncodeToString([]byte(string(k.Kind)+"\x00"+k.Scope+"\x00"+k.Name))
+}
+
+func parseOffset(s string) (resource.Key, error) {
+	rest, ok := strings.CutPrefix(s, offsetPrefix)
+	if !ok {
+		return resource.Key{}, errors.New("not a key")
+	}
+	b, err := base64.RawURLEncoding.DecodeString(rest)
+	if err != nil {
+		return resource.Key{}, err
+	}
+	parts := strings.Split(string(b), "\x00")
+	if len(parts) != 3 {
+		return resource.Key{}, errors.New("not a key")
+	}
+	return resource.Key{Kind: resource.Kind(parts[0]), Scope: parts[1], Name: parts[2]}, nil
+}
+
+// page is one page of a list.
+type page[T any] struct {
+	total uint32
+	items []T
+	next  string
+}
+
+// paginate takes a page out of objects in key order. total is the number of objects, or negative where they
+// must be counted by going through all of them. encode gives an item and its size in bytes.
+func paginate[T any](w window, objects iter.Seq[*resource.Object], total int, encode func(*resource.Object) (T, int, error)) (page[T], error) {
+	var p page[T]
+	seen, bytes := 0, 0
+	var last resource.Key
+	for o := range objects {
+		seen++
+		if seen <= w.index || w.after != nil && o.Key.Compare(*w.after) <= 0 || p.next != "" {
+			continue
+		}
+		if len(p.items) == w.size {
+			p.next = formatOffset(last)
+		} else {
+			item, n, err := encode(o)
+			if err != nil {
+				return p, err
+			}
+			if bytes+n > maxPageBytes && len(p.items) > 0 {
+				p.next = formatOffset(last)
+			} else {
+				p.items, bytes, last = append(p.items, item), bytes+n, o.Key
+			}
+		}
+		if p.next != "" && total >= 0 {
+			break
+		}
+	}
+	if total < 0 {
+		total = seen
+	}
+	p.total = uint32(total)
+	return p, nil
+}

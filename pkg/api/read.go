@@ -1,0 +1,69 @@
+package api
+
+import (
+	"context"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/store"
+	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
+)
+
+// Get implements the ResourceService.
+func (s *Service) Get(ctx context.Context, req *apiv1.GetRequest) (*apiv1.GetResponse, error) {
+	d, key, err := s.item(req.GetPlural(), req.GetScope(), req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mayRead(ctx, d); err != nil {
+		return nil, err
+	}
+	config, observed, err := s.views(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o, ok := viewOf(d, config, observed).Get(key)
+	if !ok {
+		return nil, notFound(titleGet)
+	}
+	b, err := resource.EncodeJSON(d, o)
+	if err != nil {
+		return nil, s.storeError(err, titleGet)
+	}
+	return &apiv1.GetResponse{Json: b}, nil
+}
+
+// List implements the ResourceService.
+func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.ListResponse, error) {
+	d, scope, err := s.descriptor(req.GetPlural(), req.GetScope())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mayRead(ctx, d); err != nil {
+		return nil, err
+	}
+	w, err := parseWindow(titleList, req.GetSize(), req.GetOffset())
+	if err != nil {
+		return nil, err
+	}
+	config, observed, err := s.views(ctx)
+	if err != nil {
+		return nil, err
+	}
+	view, within := viewOf(d, config, observed), scoped(d.Kind, scope)
+	p, err := paginate(w, view.Scan(within), view.Count(within), func(o *resource.Object) ([]byte, int, error) {
+		b, err := resource.AppendObject(nil, d, o, 0)
+		return b, len(b), err
+	})
+	if err != nil {
+		return nil, s.storeError(err, titleList)
+	}
+	return &apiv1.ListResponse{Total: p.total, Items: p.items, Next: p.next}, nil
+}
+
+// scoped is the range of a kind in one scope, or in all if there is none.
+func scoped(k resource.Kind, scope string) store.Range {
+	if scope == "" {
+		return store.OfKind(k)
+	}
+	return store.InScope(k, scope)
+}

@@ -1,0 +1,289 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
+)
+
+const (
+	revisionHeader    = "Meridian-Revision"
+	minRevisionHeader = "Meridian-Min-Revision"
+)
+
+// Metadata that the services see of an HTTP request's headers.
+const (
+	minRevisionKey = "meridian-min-revision"
+	contentTypeKey = "meridian-content-type"
+)
+
+// Options make a gateway.
+type Options struct {
+	// Conn leads to the services, as a rule a *Conn.
+	Conn grpc.ClientConnInterface
+	// Table names the kinds.
+	Table *resource.Table
+	// Identify gives the context in which a request's call runs. It carries who is calling, as told by the
+	// connection and not by the request. Required.
+	Identify func(*http.Request) context.Context
+	// CORSAllowedDomains are domains, or regular expressions over whole origins or hosts, whose pages may use
+	// the API in a browser; empty: none.
+	CORSAllowedDomains []string
+	// Logger gets what went wrong inside; required.
+	Logger *slog.Logger
+}
+
+type gateway struct {
+	table    *resource.Table
+	mux      *runtime.ServeMux
+	identify func(*http.Request) context.Context
+	origins  origins
+	logger   *slog.Logger
+}
+
+// New makes the handler of the whole HTTP API. It is safe for concurrent use, starts no goroutine, and fails
+// on a bad entry of CORSAllowedDomains.
+func New(o Options) (http.Handler, error) {
+	switch {
+	case o.Conn == nil, o.Table == nil, o.Identify == nil, o.Logger == nil:
+		return nil, errors.New("gateway: Conn, Table, Identify and Logger are required")
+	}
+	allowed, err := newOrigins(o.CORSAllowedDomains)
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{table: o.Table, identify: o.Identify, origins: allowed, logger: o.Logger}
+	g.mux = runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
+		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithIncomingHeaderMatcher(incoming),
+		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithForwardResponseOption(finish),
+		runtime.WithErrorHandler(g.fail),
+		runtime.WithRoutingErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, code int) {
+			text(w, code)
+		}),
+	)
+	ctx := context.Background() // the generated functions take one and do not use it
+	for _, register := range []func(context.Context, *runtime.ServeMux, grpc.ClientConnInterface) error{
+		// The generic patterns first: of two that match, the later one wins.
+		func(ctx context.Context, m *runtime.ServeMux, c grpc.ClientConnInterface) error {
+			return apiv1.RegisterResourceServiceHandlerClient(ctx, m, apiv1.NewResourceServiceClient(c))
+		},
+		func(ctx context.Context, m *runtime.ServeMux, c grpc.ClientConnInterface) error {
+			return apiv1.RegisterInspectServiceHandlerClient(ctx, m, apiv1.NewInspectServiceClient(c))
+		},
+		func(ctx context.Context, m *runtime.ServeMux, c grpc.ClientConnInterface) error {
+			return apiv1.RegisterControlPlaneServiceHandlerClient(ctx, m, apiv1.NewControlPlaneServiceClient(c))
+		},
+		func(ctx context.Context, m *runtime.ServeMux, c grpc.ClientConnInterface) error {
+			return apiv1.RegisterTokenServiceHandlerClient(ctx, m, apiv1.NewTokenServiceClient(c))
+		},
+	} {
+		if err := register(ctx, g.mux, o.Conn); err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
+	}
+	return g, nil
+}
+
+// ServeHTTP decides what the generated mux can't: whether the path, the method and the media types are ours.
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	escaped := r.URL.EscapedPath()
+	if clean := collapse(escaped); clean != escaped {
+		redirect(w, r, clean)
+		return
+	}
+	g.origins.headers(w, r)
+	segments, ok := split(escaped)
+	if !ok {
+		text(w, http.StatusNotFound)
+		return
+	}
+	route, ok := resolve(g.table, segments)
+	if !ok {
+		text(w, http.StatusNotFound)
+		return
+	}
+	if g.origins.preflight(w, r, route.methods) {
+		return
+	}
+	if !slices.Contains(route.methods, r.Method) {
+		w.Header().Set("Allow", strings.Join(route.methods, ", "))
+		text(w, http.StatusMethodNotAllowed)
+		return
+	}
+	if route.path == "/openapi.yaml" {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write(openAPI)
+		return
+	}
+	if !route.text && !acceptsJSON(r.Header.Values("Accept")) {
+		text(w, http.StatusNotAcceptable)
+		return
+	}
+	var body []byte
+	if r.Method == http.MethodPut || r.Method == http.MethodPost {
+		var err error
+		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, route.maxBody)); err != nil {
+			g.unreadable(w, err)
+			return
+		}
+	}
+	g.mux.ServeHTTP(w, g.inner(r, route, body))
+}
+
+// inner is the request that the generated mux sees: nothing of the client's that is not named here.
+func (g *gateway) inner(r *http.Request, route route, body []byte) *http.Request {
+	ctx := context.WithValue(g.identify(r), requestKey{}, &request{Request: r, route: route})
+	in := (&http.Request{
+		Method: r.Method, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+		Header: http.Header{}, Host: r.Host, RemoteAddr: r.RemoteAddr, TLS: r.TLS,
+		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+	}).WithContext(ctx)
+	path, _ := url.PathUnescape(route.path)
+	in.URL = &url.URL{Path: path, RawPath: route.path, RawQuery: route.pick(r.URL.Query()).Encode()}
+	if v := r.Header.Get(minRevisionHeader); v != "" {
+		in.Header.Set(minRevisionHeader, v)
+	}
+	if v := r.Header.Get("Content-Type"); v != "" {
+		in.Header.Set("Content-Type", v)
+	}
+	return in
+}
+
+// pick keeps the parameters that a route has. Where one value is wanted the first counts.
+func (r route) pick(all url.Values) url.Values {
+	out := url.Values{}
+	for _, name := range r.query {
+		switch v := all[name]; {
+		case len(v) == 0:
+		case name == "tag":
+			out[name] = v
+		default:
+			out[name] = v[:1]
+		}
+	}
+	return out
+}
+
+// request is what the answer needs to know of the client's request.
+type request struct {
+	*http.Request
+	route route
+}
+
+type requestKey struct{}
+
+func requestFrom(ctx context.Context) *request {
+	r, _ := ctx.Value(requestKey{}).(*request)
+	return r
+}
+
+func incoming(header string) (string, bool) {
+	switch header {
+	case minRevisionHeader:
+		return minRevisionKey, true
+	case "Content-Type":
+		return contentTypeKey, true
+	}
+	return "", false
+}
+
+// redirect sends the client to the same place without the duplicate slashes.
+func redirect(w http.ResponseWriter, r *http.Request, escaped string) {
+	to := escaped
+	if r.URL.RawQuery != "" {
+		to += "?" + r.URL.RawQuery
+	}
+	w.Header().Set("Location", to)
+	w.WriteHeader(http.StatusMovedPermanently)
+}
+
+// finish sets status and headers of a successful answer.
+func finish(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
+	switch m := m.(type) {
+	case *apiv1.PutResponse:
+		written(w, m.GetRevision())
+		if m.GetCreated() {
+			w.WriteHeader(http.StatusCreated)
+		}
+	case *apiv1.DeleteResponse:
+		written(w, m.GetRevision())
+	case *apiv1.ListResponse:
+		m.Next = nextURL(ctx, m.Next)
+	case *apiv1.ListZoneOverviewsResponse:
+		m.Next = nextURL(ctx, m.Next)
+	case *apiv1.ListDataplaneOverviewsResponse:
+		m.Next = nextURL(ctx, m.Next)
+	case *apiv1.ListRejectionsResponse:
+		m.Next = nextURL(ctx, m.Next)
+	}
+	return nil
+}
+
+func written(w http.ResponseWriter, revision uint64) {
+	w.Header().Del("Content-Type") // there is no body
+	w.Header().Set(revisionHeader, strconv.FormatUint(revision, 10))
+}
+
+// nextURL is the client's own URL with another offset.
+func nextURL(ctx context.Context, offset string) string {
+	r := requestFrom(ctx)
+	if offset == "" || r == nil {
+		return ""
+	}
+	u := url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
+	if r.TLS != nil {
+		u.Scheme = "https"
+	}
+	q := r.URL.Query()
+	q.Set("offset", offset)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// acceptsJSON says whether one of the media ranges admits application/json.
+func acceptsJSON(accept []string) bool {
+	ranges := 0
+	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		ranges++
+		t, params, err := mime.ParseMediaType(part)
+		if err != nil {
+			continue
+		}
+		if q, err := strconv.ParseFloat(params["q"], 64); err == nil && q == 0 {
+			continue
+		}
+		switch t {
+		case "*/*", "application/*", "application/json":
+			return true
+		}
+	}
+	return ranges == 0
+}
+
+//go:embed openapi.yaml
+var openAPI []byte
