@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	meshv1 "github.com/meridian-mesh/meridian/proto/meridian/mesh/v1"
 	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
@@ -31,6 +32,8 @@ const (
 	KindSyncRejection  Kind = "SyncRejection"
 	KindProxyRejection Kind = "ProxyRejection"
 	KindPublicKey      Kind = "PublicKey"
+	// KindInlineDataplane marks a Dataplane of the same scope and name that goes with its proxy.
+	KindInlineDataplane Kind = "InlineDataplane"
 )
 
 // Scope says what the scope of a kind's keys is.
@@ -200,6 +203,9 @@ func NewTable() *Table {
 		{Kind: KindPublicKey, Plural: "public-keys", Scope: ScopeMesh, Access: Internal, Flow: flow(FlowDown),
 			New: func() proto.Message { return &systemv1.PublicKey{} },
 			Doc: "Verifies tokens; named by its key id, in the mesh whose tokens it verifies."},
+		{Kind: KindInlineDataplane, Plural: "inline-dataplanes", Scope: ScopeMesh, Access: Internal, Flow: flow(FlowNone),
+			New: func() proto.Message { return &emptypb.Empty{} },
+			Doc: "Marks the dataplane of the same name as given by its proxy, with which it goes."},
 	}
 	t := &Table{rows: rows, byKind: map[Kind]*Descriptor{}, byPlural: map[string]*Descriptor{}}
 	for _, d := range rows {
