@@ -10,10 +10,12 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # The commit's own time, so that the same commit gives the same binaries.
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+TAG     ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo unknown)
 LDFLAGS := -s -w \
-	-X $(MODULE)/pkg/config.version=$(VERSION) \
-	-X $(MODULE)/pkg/config.commit=$(COMMIT) \
-	-X $(MODULE)/pkg/config.date=$(DATE)
+	-X $(MODULE)/pkg/version.version=$(VERSION) \
+	-X $(MODULE)/pkg/version.gitTag=$(TAG) \
+	-X $(MODULE)/pkg/version.gitCommit=$(COMMIT) \
+	-X $(MODULE)/pkg/version.buildDate=$(DATE)
 STATIC  := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
 BUF           := go tool -modfile=tools/go.mod buf

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -56,14 +57,23 @@ func Envoy(ctx context.Context, root string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// FreePort is a TCP port of 127.0.0.1 that nothing listens on at this moment: preferred if it is free.
+// FreePort is a TCP port of 127.0.0.1 that nothing listens on at this moment: preferred if that is free, else
+// one below the range that the system hands out to clients, so that it is still free after a restart.
 func FreePort(preferred int) (int, error) {
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", preferred))
-	if err != nil {
-		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return 0, err
-		}
+	try := []int{preferred}
+	for range 100 {
+		try = append(try, 20000+rand.IntN(12000))
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	for _, port := range try {
+		if port == 0 {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		return port, nil
+	}
+	return 0, errors.New("no free port between 20000 and 32000")
 }
