@@ -29,6 +29,9 @@ const (
 	// maxStagedBytes and maxStagedObjects bound what a session keeps of groups that are not yet applied.
 	maxStagedBytes   = 1 << 30
 	maxStagedObjects = 200_000
+	// maxChange bounds one encoded change. It is far above what a store takes, so that an object that is too
+	// large is rejected by name and not with the session.
+	maxChange = 16 << 20
 	// heartbeatAfter is the silence that a heartbeat breaks.
 	heartbeatAfter = time.Second
 	// globalSilence is how long the global control plane bears a zone's silence, zoneSilence the reverse.
