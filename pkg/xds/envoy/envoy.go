@@ -2,10 +2,60 @@
 package envoy
 
 import (
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"weak"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meridian-mesh/meridian/pkg/xds/index"
 	"github.com/meridian-mesh/meridian/pkg/xds/plan"
 )
+
+// The types of the resources of a Set.
+const (
+	ClusterType  = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	EndpointType = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	ListenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	RouteType    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+)
+
+// ErrInvalid: a resource would not pass Envoy's own validation. errors.As gives *InvalidError.
+var ErrInvalid = errors.New("invalid resource")
+
+// InvalidError names the resource that is invalid.
+type InvalidError struct {
+	TypeURL, Name string
+	Sources       []plan.Source
+	Err           error
+}
+
+// Error implements error.
+func (e *InvalidError) Error() string {
+	var from []string
+	for _, s := range e.Sources {
+		from = append(from, s.Key.String())
+	}
+	return fmt.Sprintf("invalid %s %q made from %s: %v", e.TypeURL[strings.LastIndexByte(e.TypeURL, '.')+1:], e.Name, strings.Join(from, ", "), e.Err)
+}
+
+// Is makes errors.Is(err, ErrInvalid) true.
+func (e *InvalidError) Is(target error) bool { return target == ErrInvalid }
+
+// Unwrap gives what the validation said.
+func (e *InvalidError) Unwrap() error { return e.Err }
 
 // Resource is one Envoy resource: immutable, validated (ValidateAll) and marshalled once, interned by content
 // and shared by all proxies that use it. Two Resources of one Translator with the same type, name and content
@@ -27,18 +77,153 @@ type Ref struct{ TypeURL, Name string }
 
 // Set is the whole configuration of one proxy.
 type Set struct {
-	// Resources in a fixed order.
+	// Resources in a fixed order: clusters, endpoints, listeners, routes.
 	Resources []*Resource
 	// Sources of each resource, beside the resources, since equal content can come from different objects.
 	Sources map[*Resource][]plan.Source
 }
 
-// Translator turns plans into resources and remembers what it made.
-type Translator struct{}
+// Translator turns plans into resources and remembers what it made. A part of a plan remembers its resource;
+// equal content that comes from different parts is found by its hash, for as long as anybody uses it. So
+// memory follows what is in use, and a part that many proxies share is translated once.
+//
+// It is safe for concurrent use.
+type Translator struct {
+	mu       sync.Mutex
+	interned map[identity]weak.Pointer[Resource]
+}
+
+// identity is the type, name and content of a resource.
+type identity struct {
+	typeURL, name string
+	content       [sha256.Size]byte
+}
 
 // NewTranslator makes an empty one.
-func NewTranslator() *Translator { return &Translator{} }
+func NewTranslator() *Translator {
+	return &Translator{interned: map[identity]weak.Pointer[Resource]{}}
+}
 
 // Translate gives the resources of a plan. It fails when a resource would not pass Envoy's own validation,
-// naming it and its sources; the caller then keeps the last good set.
-func (t *Translator) Translate(p *plan.Proxy) (*Set, error) { return &Set{}, nil }
+// with an *InvalidError naming it and its sources; the caller then keeps the last good set.
+func (t *Translator) Translate(p *plan.Proxy) (*Set, error) {
+	n := len(p.Clusters) + len(p.Endpoints) + len(p.Inbounds) + len(p.Outbounds) + len(p.Forwarders) + len(p.Routes)
+	b := setBuilder{t: t, set: &Set{Resources: make([]*Resource, 0, n), Sources: make(map[*Resource][]plan.Source, n)}}
+	for _, c := range p.Clusters {
+		add(&b, c, &c.Memo, c.Sources, cluster)
+	}
+	for _, e := range p.Endpoints {
+		add(&b, e, &e.Memo, e.Sources, loadAssignment)
+	}
+	for _, l := range p.Inbounds {
+		add(&b, l, &l.Memo, l.Sources, inbound)
+	}
+	for _, l := range p.Outbounds {
+		sources := p.Sources
+		if len(l.Sources) > 0 {
+			sources = slices.Concat(p.Sources, l.Sources)
+		}
+		add(&b, l, &l.Memo, sources, outbound)
+	}
+	for _, l := range p.Forwarders {
+		add(&b, l, &l.Memo, l.Sources, forwarder)
+	}
+	for _, r := range p.Routes {
+		add(&b, r, &r.Memo, r.Sources, routeConfiguration)
+	}
+	if b.err != nil {
+		return nil, b.err
+	}
+	return b.set, nil
+}
+
+// message is any of the resources' types.
+type message interface {
+	proto.Message
+	ValidateAll() error
+}
+
+// made is what a part of a plan remembers.
+type made struct {
+	by       *Translator
+	resource *Resource
+}
+
+type setBuilder struct {
+	t   *Translator
+	set *Set
+	err error
+}
+
+// add puts the resource of a part into the set, making it if the part does not remember it.
+func add[P any](b *setBuilder, part P, memo *index.Memo, sources []plan.Source, make func(P) (message, []Ref, error)) {
+	if b.err != nil {
+		return
+	}
+	m, ok := memo.Load().(*made)
+	if !ok || m.by != b.t {
+		msg, refs, err := make(part)
+		if err == nil {
+			err = msg.ValidateAll()
+		}
+		typeURL, name := identify(msg)
+		var r *Resource
+		if err == nil {
+			r, err = b.t.intern(typeURL, name, msg, refs)
+		}
+		if err != nil {
+			b.err = &InvalidError{TypeURL: typeURL, Name: name, Sources: sources, Err: err}
+			return
+		}
+		m = &made{by: b.t, resource: r}
+		memo.Store(m)
+	}
+	b.set.Resources = append(b.set.Resources, m.resource)
+	b.set.Sources[m.resource] = sources
+}
+
+func identify(m message) (typeURL, name string) {
+	switch m := m.(type) {
+	case *clusterv3.Cluster:
+		return ClusterType, m.GetName()
+	case *endpointv3.ClusterLoadAssignment:
+		return EndpointType, m.GetClusterName()
+	case *listenerv3.Listener:
+		return ListenerType, m.GetName()
+	case *routev3.RouteConfiguration:
+		return RouteType, m.GetName()
+	default:
+		return "", ""
+	}
+}
+
+// intern finds the resource with this content, or makes it. Refs follow from the content.
+func (t *Translator) intern(typeURL, name string, m message, refs []Ref) (*Resource, error) {
+	content, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("marshal: %w", err)
+	}
+	id := identity{typeURL: typeURL, name: name, content: sha256.Sum256(content)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := t.interned[id].Value(); r != nil {
+		return r, nil
+	}
+	version := base64.RawURLEncoding.EncodeToString(id.content[:16])
+	r := &Resource{
+		TypeURL: typeURL, Name: name, Version: version, Refs: refs,
+		Wire: &discoveryv3.Resource{Name: name, Version: version, Resource: &anypb.Any{TypeUrl: typeURL, Value: content}},
+	}
+	t.interned[id] = weak.Make(r)
+	runtime.AddCleanup(r, t.forget, id)
+	return r, nil
+}
+
+// forget drops a resource that nobody uses any more, if it was not made again meanwhile.
+func (t *Translator) forget(id identity) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.interned[id].Value() == nil {
+		delete(t.interned, id)
+	}
+}

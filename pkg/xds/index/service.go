@@ -2,6 +2,9 @@ package index
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -294,8 +297,8 @@ func (m *mesh) takeExternal(w *work, k resource.Key, o *resource.Object) {
 	x := &external{object: o, spec: spec, service: m.service(w, name)}
 	x.service.externals[k.Name] = x
 	m.externals[k.Name] = x
-	tls := spec.GetNetworking().GetTls()
-	for _, source := range []*meshv1.DataSource{tls.GetCaCert(), tls.GetClientCert(), tls.GetClientKey()} {
+	conf := spec.GetNetworking().GetTls()
+	for _, source := range []*meshv1.DataSource{conf.GetCaCert(), conf.GetClientCert(), conf.GetClientKey()} {
 		if name := source.GetSecret(); name != "" {
 			x.secrets = append(x.secrets, name)
 			add(m.secretUsers, name, x)
@@ -358,8 +361,13 @@ func (x *external) endpoint(m *mesh) (Endpoint, []*resource.Object, error) {
 			return Endpoint{}, used, fmt.Errorf("networking.tls.%s: %w", part.field, err)
 		}
 	}
+	if len(e.TLS.CA) > 0 && !x509.NewCertPool().AppendCertsFromPEM(e.TLS.CA) {
+		return Endpoint{}, used, errors.New("networking.tls.caCert: not a certificate in PEM")
+	}
 	if len(e.TLS.Cert) == 0 || len(e.TLS.Key) == 0 {
 		e.TLS.Cert, e.TLS.Key = nil, nil
+	} else if _, err := tls.X509KeyPair(e.TLS.Cert, e.TLS.Key); err != nil {
+		return Endpoint{}, used, fmt.Errorf("networking.tls.clientCert: %w", err)
 	}
 	return e, used, nil
 }
@@ -387,6 +395,6 @@ func (m *mesh) read(source *meshv1.DataSource, to *[]byte) (*resource.Object, er
 		*to = spec.GetData().GetValue()
 		return o, nil
 	default:
-		return nil, fmt.Errorf("files are not read: give the bytes inline, or name a secret")
+		return nil, errors.New("files are not read: give the bytes inline, or name a secret")
 	}
 }
