@@ -10,6 +10,7 @@ import (
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
+	"github.com/meridian-mesh/meridian/pkg/xds/index"
 )
 
 // Authenticator says who may be a proxy.
@@ -57,7 +58,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Options are what a Server needs. All but Limits are required.
+// Options are what a Server needs. All but Resolver and Limits are required.
 type Options struct {
 	Store store.Store
 	Table *resource.Table
@@ -68,7 +69,10 @@ type Options struct {
 	Authenticator Authenticator
 	Observer      Observer
 	Logger        *slog.Logger
-	Limits        Limits
+	// Resolver finds out what DNS names in dataplanes stand for; nil: they stay without endpoints. Whoever
+	// made it runs it.
+	Resolver index.Resolver
+	Limits   Limits
 }
 
 // check names what is missing.

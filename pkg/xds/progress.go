@@ -1,0 +1,101 @@
+package xds
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
+)
+
+// progress gathers how far the proxies have come. A revision that touches no proxy costs one assignment.
+type progress struct {
+	// moved has an item when there is something new.
+	moved chan struct{}
+
+	mu  sync.Mutex
+	now Progress
+}
+
+func newProgress() *progress {
+	return &progress{
+		moved: make(chan struct{}, 1),
+		now:   Progress{Lagging: map[resource.Key]Lag{}, Rejected: map[resource.Key]uint32{}},
+	}
+}
+
+// wake is called with the lock held.
+func (g *progress) wake() {
+	select {
+	case g.moved <- struct{}{}:
+	default:
+	}
+}
+
+// processed: all plans up to r were worked out, and what they changed is booked.
+func (g *progress) processed(r resource.Revision) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.now.Processed != r {
+		g.now.Processed = r
+		g.wake()
+	}
+}
+
+func (g *progress) connected(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.now.Connected += n
+	g.wake()
+}
+
+// set books where one connected proxy stands.
+func (g *progress) set(k resource.Key, lag Lag, lags bool, rejected uint32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	was, lagged := g.now.Lagging[k]
+	if lagged == lags && was == lag && g.now.Rejected[k] == rejected {
+		return
+	}
+	if lags {
+		g.now.Lagging[k] = lag
+	} else {
+		delete(g.now.Lagging, k)
+	}
+	if rejected > 0 {
+		g.now.Rejected[k] = rejected
+	} else {
+		delete(g.now.Rejected, k)
+	}
+	g.wake()
+}
+
+// forget a proxy that is not connected any more.
+func (g *progress) forget(k resource.Key) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.now.Lagging, k)
+	delete(g.now.Rejected, k)
+	g.wake()
+}
+
+// snapshot is a copy of one moment.
+func (g *progress) snapshot() Progress {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.now
+	c.Lagging, c.Rejected = maps.Clone(c.Lagging), maps.Clone(c.Rejected)
+	return c
+}
+
+// run tells an observer, the newest state each time, until the context ends.
+func (g *progress) run(ctx context.Context, o Observer) {
+	for {
+		select {
+		case <-g.moved:
+			o.Progress(g.snapshot())
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,277 @@
+package xds
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/xds/envoy"
+	"github.com/meridian-mesh/meridian/pkg/xds/plan"
+)
+
+// proxy is one data plane proxy that has a stream, or had one and is remembered for what it refused.
+type proxy struct {
+	key resource.Key
+	o   *Options
+	// progress is told of every step.
+	progress *progress
+	// registering is held while the proxy's dataplane is written or taken away. It is taken before mu.
+	registering sync.Mutex
+
+	mu sync.Mutex
+	// users keep the proxy in the server's table. Guarded by the server's lock.
+	users int
+
+	// Guarded by mu.
+
+	// streams are the open ones, the newest last: it is the one that counts.
+	streams []*stream
+	// target is nil until the first plan.
+	target *target
+	// round is the revision from which the target's changes are booked.
+	round resource.Revision
+	// refused resources are held back until their content changes.
+	refused map[envoy.Ref]refusal
+	// failed says why the last plan did not work out, so that the one before it is served.
+	failed string
+	// problems that were told of the plan, by part.
+	problems map[string]string
+	// again are endpoints that an ended stream still owed to a changed cluster.
+	again map[string]struct{}
+	// inline: the dataplane was born with a stream and goes with the last one.
+	inline bool
+	// left: the proxy has said goodbye. Its dataplane is gone, its stream goes on as it is.
+	left bool
+}
+
+// refusal is a version that the proxy refused.
+type refusal struct {
+	version string
+	// by is the Envoy that refused; another one is asked anew.
+	by VersionInfo
+}
+
+// held says whether the proxy has refused a resource as it is now.
+func (p *proxy) held(r *envoy.Resource) bool {
+	q, ok := p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}]
+	return ok && q.version == r.Version
+}
+
+// publish gives the proxy another configuration, made from changes since the given revision.
+func (p *proxy) publish(set *envoy.Set, since resource.Revision) {
+	t := newTarget(set)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.streams) == 0 || p.left {
+		return
+	}
+	p.target, p.round = t, since
+	p.recover()
+	for ref, q := range p.refused {
+		c, _ := classOf(ref.TypeURL)
+		if r := t.find(c, ref.Name); r == nil || r.Version != q.version {
+			p.clear(ref)
+		}
+	}
+	for _, st := range p.streams {
+		st.books.publish(t, since, p.held)
+		st.pump()
+	}
+	p.report()
+}
+
+// fail keeps what the proxy has, since its plan did not work out.
+func (p *proxy) fail(err error, sources []plan.Source) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.streams) == 0 {
+		return
+	}
+	if p.failed == err.Error() {
+		return
+	}
+	p.failed = err.Error()
+	p.o.Observer.Refused(Refusal{Proxy: p.key, Sources: sources, Text: err.Error(), At: time.Now()})
+	p.report()
+}
+
+// recover takes back that a plan has failed.
+func (p *proxy) recover() {
+	if p.failed != "" {
+		p.failed = ""
+		p.o.Observer.Cleared(p.key, "", "")
+	}
+}
+
+// refuse holds a resource back.
+func (p *proxy) refuse(r *envoy.Resource, by VersionInfo, text string) {
+	if p.refused == nil {
+		p.refused = map[envoy.Ref]refusal{}
+	}
+	p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}] = refusal{version: r.Version, by: by}
+	c, _ := classOf(r.TypeURL)
+	for _, st := range p.streams {
+		st.books.hold(c, r)
+	}
+	p.o.Observer.Refused(Refusal{
+		Proxy: p.key, TypeURL: r.TypeURL, Name: r.Name, Sources: p.target.sources[r], Text: text, At: time.Now(),
+	})
+}
+
+func (p *proxy) clear(ref envoy.Ref) {
+	delete(p.refused, ref)
+	p.o.Observer.Cleared(p.key, ref.TypeURL, ref.Name)
+}
+
+// open adds a stream.
+func (p *proxy) open(st *stream) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = false
+	for ref, q := range p.refused {
+		if q.by != st.session.EnvoyVersion {
+			p.clear(ref)
+		}
+	}
+	p.streams = append(p.streams, st)
+	st.books.feeds[endpoints].again, p.again = p.again, nil
+	if p.target != nil {
+		st.books.publish(p.target, p.round, p.held)
+	}
+	if len(p.streams) == 1 {
+		p.progress.connected(1)
+	}
+	p.o.Observer.Connected(st.session)
+	p.report()
+}
+
+// close takes a stream away, and says whether it was the last and its dataplane is to go with it.
+func (p *proxy) close(st *stream) (last, inline bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.streams, st)
+	if i < 0 {
+		return false, false
+	}
+	p.streams = slices.Delete(p.streams, i, i+1)
+	st.closed = true
+	for name, c := range st.books.feeds[endpoints].pending {
+		if c.again || c.sent != nil && c.sent.Version == c.had {
+			if p.again == nil {
+				p.again = map[string]struct{}{}
+			}
+			p.again[name] = struct{}{}
+		}
+	}
+	p.o.Observer.Disconnected(st.session.ID, time.Now())
+	if len(p.streams) > 0 {
+		p.report()
+		return false, false
+	}
+	p.target = nil
+	p.recover()
+	for part := range p.problems {
+		p.o.Observer.Cleared(p.key, "", part)
+	}
+	p.problems = nil
+	p.progress.forget(p.key)
+	p.progress.connected(-1)
+	return true, p.inline
+}
+
+// idle says whether the proxy has no stream.
+func (p *proxy) idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.streams) == 0
+}
+
+// remembered says whether the proxy has refused something: it is not to be tried again by a new stream.
+func (p *proxy) remembered() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.refused) > 0
+}
+
+// tell shows what was left out of a plan, when it has changed.
+func (p *proxy) tell(problems []plan.Problem, logger *slog.Logger) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.streams) == 0 {
+		return
+	}
+	now := map[string]string{}
+	for _, x := range problems {
+		if now[x.Part] != "" {
+			continue
+		}
+		now[x.Part] = x.Text
+		if p.problems[x.Part] != x.Text {
+			logger.Warn("a part was left out of a proxy's plan", "proxy", p.key.String(), "part", x.Part, "reason", x.Text)
+			p.o.Observer.Refused(Refusal{Proxy: p.key, Name: x.Part, Sources: x.Sources, Text: x.Text, At: time.Now()})
+		}
+	}
+	for part := range p.problems {
+		if now[part] == "" {
+			p.o.Observer.Cleared(p.key, "", part)
+		}
+	}
+	p.problems = now
+	if len(now) == 0 {
+		p.problems = nil
+	}
+}
+
+// planned says whether there is a target, or nobody who needs one.
+func (p *proxy) planned() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.target != nil || len(p.streams) == 0
+}
+
+// gone ends the streams of a proxy whose dataplane is no more at a revision, unless it went with a goodbye.
+func (p *proxy) gone(at resource.Revision, reason error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ref := range p.refused {
+		p.clear(ref)
+	}
+	if p.left {
+		return
+	}
+	for _, st := range p.streams {
+		if st.from <= at {
+			st.end(reason)
+		}
+	}
+}
+
+// leave notes a goodbye, or takes it back.
+func (p *proxy) leave(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = yes
+	p.report()
+}
+
+// setInline notes whether the dataplane was born with a stream.
+func (p *proxy) setInline(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inline = yes
+}
+
+// report says how far the proxy has come.
+func (p *proxy) report() {
+	if len(p.streams) == 0 {
+		return
+	}
+	rejected := uint32(len(p.refused))
+	if p.failed != "" {
+		rejected++
+	}
+	lag, lags := p.streams[len(p.streams)-1].books.lag()
+	p.progress.set(p.key, lag, lags && !p.left, rejected)
+}
