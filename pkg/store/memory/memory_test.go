@@ -19,3 +19,5 @@ func backend() storetest.Backend {
 }
 
 func TestConformance(t *testing.T) { storetest.Run(t, backend()) }
+
+func TestProperty(t *testing.T) { storetest.Property(t, backend()) }

@@ -36,6 +36,8 @@ type Options struct {
 	Retention store.Retention
 	// Audit gets a line for each batch that has an author; nil: none.
 	Audit *slog.Logger
+	// Health of the log until its first commit: why nothing can be made durable, or nil.
+	Health error
 	// OnFatal is told once, by the writer's goroutine, why the log takes no further batch; nil: nobody is. It
 	// must not wait for the log to close.
 	OnFatal func(error)
@@ -83,6 +85,9 @@ func (l *Loader) Start(c Committer, opts Options) *Log {
 		closing:  make(chan struct{}), stopped: make(chan struct{}),
 	}
 	log.now.Store(&published{state: l.state, moved: make(chan struct{})})
+	if opts.Health != nil {
+		log.health.Store(&opts.Health)
+	}
 	go log.write()
 	return log
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	driver "modernc.org/sqlite"
@@ -55,6 +56,8 @@ const (
 	deleteEntry  = `DELETE FROM entries WHERE kind = ? AND scope = ? AND name = ?`
 	upsertCursor = `INSERT OR REPLACE INTO cursors (peer, store, epoch, revision) VALUES (?, ?, ?, ?)`
 	updateHead   = `UPDATE head SET revision = ?, compacted = ?`
+	insertEpoch  = `INSERT INTO epochs (id, first) VALUES (?, ?)`
+	forgetEpochs = `DELETE FROM epochs WHERE seq IN (SELECT seq FROM epochs ORDER BY seq LIMIT ?)`
 )
 
 // keyCheck is the key under which a known text is sealed, to find a wrong encryption key at once.
@@ -71,6 +74,15 @@ type file struct {
 	stmts map[string]*sql.Stmt
 	// dirty is about how many pages were written since the last checkpoint.
 	dirty int
+	// epoch is what the first commit has yet to note, where there was no space for it at open; noSpace says so.
+	epoch   *opening
+	noSpace error
+}
+
+// opening is an epoch to note, and how many of the oldest ones to forget.
+type opening struct {
+	store.Epoch
+	forget int
 }
 
 // fileOptions are what the two files of a store differ in.
@@ -140,12 +152,40 @@ func openFile(ctx context.Context, o fileOptions) (f *file, l *model.Loader, id 
 	if err = f.exec(ctx, "COMMIT"); err != nil {
 		return f, nil, "", err
 	}
-	for _, q := range []string{"BEGIN IMMEDIATE", "COMMIT", "ROLLBACK", upsertEntry, deleteEntry, upsertCursor, updateHead} {
+	for _, q := range []string{"BEGIN IMMEDIATE", "COMMIT", "ROLLBACK", upsertEntry, deleteEntry, upsertCursor, updateHead, insertEpoch, forgetEpochs} {
 		if f.stmts[q], err = f.conn.PrepareContext(ctx, q); err != nil {
 			return f, nil, "", err
 		}
 	}
+	if err = f.noteEpoch(); err != nil {
+		return f, nil, "", err
+	}
 	return f, l, id, nil
+}
+
+// noteEpoch makes the opening durable. A full disk does not keep a store from being read: its first commit
+// then notes the epoch.
+func (f *file) noteEpoch() error {
+	err := f.transact(f.writeEpoch)
+	switch {
+	case err == nil:
+		f.epoch = nil
+	case errors.Is(err, store.ErrNoSpace):
+		f.noSpace = fmt.Errorf("%s: note epoch: %w", f.path, err)
+	default:
+		return fmt.Errorf("note epoch: %w", err)
+	}
+	return nil
+}
+
+func (f *file) writeEpoch() error {
+	if f.epoch == nil {
+		return nil
+	}
+	if err := f.run(insertEpoch, f.epoch.ID, int64(f.epoch.First)); err != nil || f.epoch.forget == 0 {
+		return err
+	}
+	return f.run(forgetEpochs, f.epoch.forget)
 }
 
 // prepare makes the file if it is not there, and keeps others from reading it. An existing file is not
@@ -165,7 +205,7 @@ func prepare(path string) error {
 	return errors.Join(f.Close(), store.SyncDir(dir))
 }
 
-// load reads the log, or lays out an empty one, and notes the new epoch.
+// load reads the log, or lays out an empty one, and begins a new epoch.
 func (f *file) load(ctx context.Context, storeID string) (*model.Loader, string, error) {
 	if err := f.checkSchema(ctx); err != nil {
 		return nil, "", err
@@ -193,15 +233,8 @@ func (f *file) load(ctx context.Context, storeID string) (*model.Loader, string,
 	if err != nil {
 		return nil, "", fmt.Errorf("read epochs: %w", err)
 	}
-	opened, forgotten := l.Open(epochs)
-	if err := f.exec(ctx, "INSERT INTO epochs (id, first) VALUES (?, ?)", opened.ID, int64(opened.First)); err != nil {
-		return nil, "", fmt.Errorf("note epoch: %w", err)
-	}
-	if forgotten > 0 {
-		if err := f.exec(ctx, "DELETE FROM epochs WHERE seq IN (SELECT seq FROM epochs ORDER BY seq LIMIT ?)", forgotten); err != nil {
-			return nil, "", fmt.Errorf("forget epochs: %w", err)
-		}
-	}
+	opened, forget := l.Open(epochs)
+	f.epoch = &opening{opened, forget}
 	return l, id, nil
 }
 
@@ -234,7 +267,7 @@ func (f *file) checkSchema(ctx context.Context) error {
 		return fmt.Errorf("check: %w", err)
 	}
 	if verdict != "ok" {
-		return fmt.Errorf("%w: %s", store.ErrCorrupt, verdict)
+		return fmt.Errorf("%w: %s", store.ErrCorrupt, strings.Join(strings.Fields(verdict), " "))
 	}
 	return nil
 }
@@ -381,21 +414,33 @@ func (f *file) run(q string, args ...any) error {
 	return err
 }
 
+// transact makes what do writes durable, all of it or nothing.
+func (f *file) transact(do func() error) error {
+	err := f.run("BEGIN IMMEDIATE")
+	if err == nil {
+		err = do()
+	}
+	if err == nil {
+		err = f.run("COMMIT")
+	}
+	if err != nil {
+		// SQLite may have rolled back by itself. If it has not and can't, the next BEGIN says so.
+		_ = f.run("ROLLBACK")
+		return classify(err)
+	}
+	return nil
+}
+
 // Commit implements model.Committer.
 func (f *file) Commit(g *model.Group) error {
-	err := f.write(g)
-	if err == nil {
-		return nil
+	if err := f.transact(func() error { return f.write(g) }); err != nil {
+		return fmt.Errorf("%s: commit: %w", f.path, err)
 	}
-	// SQLite may have rolled back by itself. If it has not and can't, the next BEGIN says so.
-	_ = f.run("ROLLBACK")
-	return fmt.Errorf("%s: commit: %w", f.path, classify(err))
+	f.epoch = nil
+	return nil
 }
 
 func (f *file) write(g *model.Group) error {
-	if err := f.run("BEGIN IMMEDIATE"); err != nil {
-		return err
-	}
 	for i := range g.Rows {
 		if err := f.writeRow(&g.Rows[i]); err != nil {
 			return err
@@ -410,7 +455,7 @@ func (f *file) write(g *model.Group) error {
 		return err
 	}
 	f.dirty += 1 + len(g.Cursors)
-	return f.run("COMMIT")
+	return f.writeEpoch()
 }
 
 func (f *file) writeRow(r *model.Row) error {

@@ -83,8 +83,11 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	s.config = config.Start(s.configFile, model.Options{
 		Name: "config", Retention: opts.Retention, Audit: opts.Logger, OnFatal: opts.OnFatal,
+		Health: s.configFile.noSpace,
 	})
-	s.status = status.Start(s.statusFile, model.Options{Name: "status", Retention: opts.Retention, OnFatal: opts.OnFatal})
+	s.status = status.Start(s.statusFile, model.Options{
+		Name: "status", Retention: opts.Retention, OnFatal: opts.OnFatal, Health: s.statusFile.noSpace,
+	})
 	return s, nil
 }
 
