@@ -1,0 +1,96 @@
+// Package globalcp assembles the global control plane.
+package globalcp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/meridian-mesh/meridian/pkg/api"
+	"github.com/meridian-mesh/meridian/pkg/auth"
+	"github.com/meridian-mesh/meridian/pkg/config"
+	"github.com/meridian-mesh/meridian/pkg/controlplane"
+	"github.com/meridian-mesh/meridian/pkg/kds"
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/version"
+)
+
+// CP is a global control plane.
+type CP struct {
+	*controlplane.Base
+}
+
+// New opens the store and every port; Run serves. On failure nothing is left open.
+func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err error) {
+	base, err := controlplane.New(ctx, c.General, c.Store, log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = base.Close()
+		}
+	}()
+	cp := &CP{base}
+	k := c.Multizone.Global.KDS
+	certs := controlplane.NewCertificates(c.General.WorkDir, c.APIServer.HTTPS.Interface, k.Interface)
+	show, err := c.JSON()
+	if err != nil {
+		return nil, err
+	}
+	if err := base.ServeAPI(c.APIServer, certs, api.Options{Mode: api.Global, ConfigJSON: show}); err != nil {
+		return nil, err
+	}
+	if err := cp.serveKDS(ctx, k, certs); err != nil {
+		return nil, err
+	}
+	if err := base.ServeDiagnostics(c.Diagnostics); err != nil {
+		return nil, err
+	}
+	if !c.Defaults.SkipMeshCreation {
+		if err := base.API.EnsureDefaultMesh(ctx, []byte(c.Defaults.Mesh)); err != nil {
+			return nil, fmt.Errorf("defaults.mesh: %w", err)
+		}
+	}
+	return cp, nil
+}
+
+// serveKDS adds the port for zones.
+func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlplane.Certificates) error {
+	cas, err := controlplane.ClientCAs("multizone.global.kds.clientCertsDir", c.ClientCertsDir)
+	if err != nil {
+		return err
+	}
+	cert, err := certs.For("multizone.global.kds.tlsCertFile", c.TLSCertFile, c.TLSKeyFile)
+	if err != nil {
+		return err
+	}
+	v := version.Get()
+	server, err := kds.NewServer(kds.ServerOptions{
+		Store: cp.Store, Table: cp.Table, Instance: cp.Instance, Logger: cp.Logger,
+		Accept: func(k resource.Key, origin resource.Origin, spec []byte) error {
+			return resource.Accept(cp.Table, k, origin, spec)
+		},
+		Authenticator: auth.NewZoneAuthenticator(c.Auth.Type, controlplane.ZoneTokenKeys{Log: cp.Store.Config()}),
+		Version:       kds.Version{Version: v.Version, GitTag: v.GitTag, GitCommit: v.GitCommit, BuildDate: v.BuildDate},
+	})
+	if err != nil {
+		return err
+	}
+	cp.OnClose(func() error { server.Close(); return nil })
+	// A global control plane that died left its zones' sessions open.
+	if err := server.CloseLeftovers(ctx); err != nil {
+		return fmt.Errorf("end the sessions of earlier instances: %w", err)
+	}
+	l, err := cp.Set.TCP("kds", "multizone.global.kds.grpcPort", c.Interface, c.GRPCPort)
+	if err != nil {
+		return err
+	}
+	rpc := grpc.NewServer(grpc.Creds(credentials.NewTLS(cert.TLS(cas))))
+	server.Register(rpc)
+	cp.Set.GRPC("kds", l, rpc)
+	return nil
+}
