@@ -2,6 +2,8 @@ package resource
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -117,20 +119,23 @@ func checkMessage(v *Violations, path string, m protoreflect.Message, depth int)
 		}
 		return
 	case *structpb.Struct:
-		for k, y := range x.GetFields() {
-			checkValue(v, fieldPath(path, k), y, depth+1)
-		}
+		checkFields(v, path, x, depth)
 		return
 	}
-	for fd, x := range m.Range {
-		at := fieldPath(path, fd.JSONName())
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		if !m.Has(fd) {
+			continue
+		}
+		at, x := fieldPath(path, fd.JSONName()), m.Get(fd)
 		switch {
 		case fd.IsMap():
 			if fd.MapValue().Message() == nil {
 				continue
 			}
-			for k, y := range x.Map().Range {
-				checkMessage(v, keyPath(at, k.String()), y.Message(), depth+2)
+			for _, k := range sortedKeys(x.Map()) {
+				checkMessage(v, keyPath(at, k), x.Map().Get(protoreflect.ValueOfString(k).MapKey()).Message(), depth+2)
 			}
 		case fd.IsList():
 			for i := range x.List().Len() {
@@ -172,9 +177,13 @@ func checkValue(v *Violations, path string, x *structpb.Value, depth int) {
 			checkValue(v, indexPath(path, i), y, depth+1)
 		}
 	case *structpb.Value_StructValue:
-		for k, y := range x.StructValue.GetFields() {
-			checkValue(v, fieldPath(path, k), y, depth+1)
-		}
+		checkFields(v, path, x.StructValue, depth)
+	}
+}
+
+func checkFields(v *Violations, path string, s *structpb.Struct, depth int) {
+	for _, k := range slices.Sorted(maps.Keys(s.GetFields())) {
+		checkValue(v, fieldPath(path, k), s.GetFields()[k], depth+1)
 	}
 }
 

@@ -80,13 +80,14 @@ func decodeInput(d *Descriptor, v value) (Input, error) {
 			continue
 		}
 		if seen[i] {
-			dec.violations.Add(metaKeys[i], "given more than once")
+			dec.violations.Add(metaKeys[i], givenTwice)
 			continue
 		}
 		seen[i] = true
 		dec.meta(&in, i, m.value)
 	}
 	dec.message("", in.Spec.ProtoReflect(), spec)
+	checkConfs(&dec.violations, in.Spec)
 	if err := dec.violations.Err(); err != nil {
 		return Input{}, err
 	}
@@ -145,6 +146,8 @@ func (d *decoder) meta(in *Input, i int, v value) {
 
 const (
 	notTimestamp = `must be an RFC 3339 time, such as "2021-02-18T18:46:42Z"`
+	unknownField = "unknown field"
+	givenTwice   = "given more than once"
 	notDuration  = `must be a duration, such as "1m30s" or "200ms"`
 )
 
@@ -198,10 +201,10 @@ func (d *decoder) message(path string, m protoreflect.Message, v value) {
 		at := fieldPath(path, x.name)
 		switch {
 		case fd == nil:
-			d.violations.Add(at, "unknown field")
+			d.violations.Add(at, unknownField)
 			continue
 		case seen[fd.Number()]:
-			d.violations.Add(at, "given more than once")
+			d.violations.Add(at, givenTwice)
 			continue
 		}
 		seen[fd.Number()] = true
@@ -260,7 +263,7 @@ func (d *decoder) mapField(path string, m protoreflect.Map, fd protoreflect.Fiel
 		at := keyPath(path, key)
 		k := protoreflect.ValueOfString(key).MapKey()
 		if m.Has(k) {
-			d.violations.Add(at, "given more than once")
+			d.violations.Add(at, givenTwice)
 			continue
 		}
 		if v, ok := d.single(at, fd.MapValue(), m.NewValue, x.value); ok {
@@ -341,7 +344,7 @@ func (d *decoder) structure(path string, m *structpb.Struct, v value) bool {
 	for _, x := range v.members {
 		at := fieldPath(path, x.name)
 		if _, twice := m.Fields[x.name]; twice {
-			d.violations.Add(at, "given more than once")
+			d.violations.Add(at, givenTwice)
 			good = false
 			continue
 		}

@@ -262,13 +262,8 @@ func (w *jsonWriter) fields(first *bool, m protoreflect.Message) error {
 func (w *jsonWriter) field(fd protoreflect.FieldDescriptor, v protoreflect.Value) error {
 	switch {
 	case fd.IsMap():
-		keys := make([]string, 0, v.Map().Len())
-		for k := range v.Map().Range {
-			keys = append(keys, k.String())
-		}
-		slices.Sort(keys)
 		first := w.open('{')
-		for _, k := range keys {
+		for _, k := range sortedKeys(v.Map()) {
 			w.key(&first, k)
 			if err := w.single(fd.MapValue(), v.Map().Get(protoreflect.ValueOfString(k).MapKey())); err != nil {
 				return err
@@ -288,6 +283,16 @@ func (w *jsonWriter) field(fd protoreflect.FieldDescriptor, v protoreflect.Value
 		return nil
 	}
 	return w.single(fd, v)
+}
+
+// sortedKeys lists the keys of a map by strings, which is what all maps of the kinds are.
+func sortedKeys(m protoreflect.Map) []string {
+	keys := make([]string, 0, m.Len())
+	for k := range m.Range {
+		keys = append(keys, k.String())
+	}
+	slices.Sort(keys)
+	return keys
 }
 
 func (w *jsonWriter) single(fd protoreflect.FieldDescriptor, v protoreflect.Value) error {

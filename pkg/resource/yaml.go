@@ -21,6 +21,9 @@ const (
 	// maxYAMLPaths bounds, in bytes, the paths that the parser keeps: one for each of its tokens, as long as
 	// all keys above it.
 	maxYAMLPaths = 64 << 20
+	// maxYAMLSiblings bounds the sum, over all keys, of the number of keys before them in the same block: the
+	// parser recurses from each key to the next, and copies what it has at each. It is one of 4,000 keys.
+	maxYAMLSiblings = 4000 * 4000 / 2
 	// maxYAMLKey is the longest key on one line that YAML itself allows.
 	maxYAMLKey = 1024
 )
@@ -59,7 +62,7 @@ func parseYAML(body []byte) (v value, err error) {
 			continue
 		}
 		if given {
-			return value{}, yamlErrorAt(doc.Body.GetToken(), "more than one document")
+			return value{}, yamlErrorAt(doc.Body.GetToken(), oneDocument)
 		}
 		given = true
 		if v, err = c.convert(doc.Body, 1); err != nil {
@@ -79,17 +82,22 @@ func yamlErrorAt(t *token.Token, message string) *SyntaxError {
 	return &SyntaxError{Line: t.Position.Line, Column: t.Position.Column, Message: message}
 }
 
-// boundYAML refuses what would make the parser recurse without end, or keep paths without measure, before
-// the parser sees it.
+// boundYAML refuses what would make the parser recurse without end, keep paths without measure, or take time
+// that grows with the square of the body, before the parser sees it.
 func boundYAML(tokens token.Tokens) error {
-	var columns []int // of the block collections that are open
-	flow, prefixes, deepest, longest := 0, 0, 0, 0
+	type block struct{ column, keys int }
+	var blocks []block // the block collections that are open
+	flow, prefixes, deepest, longest, documents, siblings := 0, 0, 0, 0, 0, 0
 	for i, t := range tokens {
 		switch t.Type {
 		case token.SequenceStartType, token.MappingStartType:
 			flow++
 		case token.SequenceEndType, token.MappingEndType:
 			flow = max(0, flow-1)
+		case token.DocumentHeaderType, token.DocumentEndType:
+			if documents++; documents > 2 {
+				return yamlErrorAt(t, oneDocument)
+			}
 		}
 		switch t.Type {
 		case token.AnchorType, token.TagType, token.MappingKeyType:
@@ -110,23 +118,35 @@ func boundYAML(tokens token.Tokens) error {
 			}
 		}
 		if flow == 0 && (key || t.Type == token.SequenceEntryType || t.Type == token.MappingKeyType) {
-			for len(columns) > 0 && columns[len(columns)-1] >= t.Position.Column {
-				columns = columns[:len(columns)-1]
+			column := t.Position.Column
+			for len(blocks) > 0 && blocks[len(blocks)-1].column > column {
+				blocks = blocks[:len(blocks)-1]
 			}
-			columns = append(columns, t.Position.Column)
+			if len(blocks) == 0 || blocks[len(blocks)-1].column < column {
+				blocks = append(blocks, block{column: column})
+			}
+			if key {
+				last := &blocks[len(blocks)-1]
+				last.keys++
+				siblings += last.keys
+			}
 		}
 		// A list may stand in the column of the key that it belongs to, hence twice.
-		depth := 2*len(columns) + flow + prefixes
-		if depth > 4*MaxDepth {
+		if 2*len(blocks)+flow+prefixes > 4*MaxDepth {
 			return yamlErrorAt(t, fmt.Sprintf("nested more than %d deep", MaxDepth))
 		}
-		deepest = max(deepest, len(columns)+flow)
+		if siblings > maxYAMLSiblings {
+			return yamlErrorAt(t, "too many keys side by side; JSON has no such limit")
+		}
+		deepest = max(deepest, len(blocks)+flow)
 	}
 	if len(tokens)*deepest*(longest+8) > maxYAMLPaths {
 		return &SyntaxError{Message: "the YAML is too large for its depth and the length of its keys; JSON has no such limit"}
 	}
 	return nil
 }
+
+const oneDocument = "more than one document"
 
 type yamlConverter struct {
 	anchors map[string]value
