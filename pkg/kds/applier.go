@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	kdsv1 "github.com/meridian-mesh/meridian/proto/meridian/kds/v1"
 	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
 
@@ -305,7 +307,7 @@ func (j *judge) change(c *kdsv1.Change) error {
 		j.reject(key, c, "the name is taken by one that was born elsewhere", false)
 		return nil
 	}
-	if c.GetCreated().CheckValid() != nil || c.GetModified().CheckValid() != nil {
+	if !validTime(c.GetCreated()) || !validTime(c.GetModified()) {
 		j.reject(key, c, "its times are not valid", false)
 		return nil
 	}
@@ -325,7 +327,7 @@ func (j *judge) change(c *kdsv1.Change) error {
 
 // take writes an object that is accepted, unless it is here already.
 func (j *judge) take(key resource.Key, old *resource.Object, c *kdsv1.Change) {
-	created, modified := c.GetCreated().AsTime(), c.GetModified().AsTime()
+	created, modified := timeOf(c.GetCreated()), timeOf(c.GetModified())
 	if key.Kind == resource.KindMesh {
 		j.meshes[key.Name] = taken
 		if old != nil && old.Origin == j.a.s.peer && !old.Created.Equal(created) {
@@ -566,6 +568,17 @@ func (j *judge) guards() {
 		j.batch.Guards = append(j.batch.Guards, store.Exists(resource.Key{Kind: resource.KindMesh, Name: m}))
 	}
 	j.batch.Guards = append(j.batch.Guards, store.Exists(resource.Key{Kind: resource.KindZone, Name: j.a.s.zone}))
+}
+
+// validTime says whether a time is one that a store can hold, or absent.
+func validTime(t *timestamppb.Timestamp) bool { return t == nil || t.IsValid() }
+
+// timeOf is the zero time where a time is absent: the store takes that of the commit.
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
 }
 
 func cut(s string) string {
