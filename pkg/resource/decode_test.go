@@ -202,6 +202,14 @@ func TestDecodeRefusesWhatIsNoObject(t *testing.T) {
 	}
 }
 
+func manyKeys(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `"%d":1,`, i)
+	}
+	return b.String() + `"x":1`
+}
+
 func TestDecodeLimitsSizes(t *testing.T) {
 	mesh := descriptor(t, KindMesh)
 	big := []byte(`{"name":"` + strings.Repeat("a", MaxSpecBytes) + `"}`)
@@ -212,11 +220,7 @@ func TestDecodeLimitsSizes(t *testing.T) {
 		t.Error(err)
 	}
 	// A free object takes more room in the store than in its JSON.
-	conf := `{"mtls":{"backends":[{"conf":{`
-	for i := range 40_000 {
-		conf += fmt.Sprintf(`"%d":1,`, i)
-	}
-	conf += `"x":1}}]}}`
+	conf := `{"mtls":{"backends":[{"conf":{` + manyKeys(40_000) + `}}]}}`
 	if _, err := DecodeJSON(mesh, []byte(conf)); !errors.Is(err, ErrTooLarge) {
 		t.Error(err)
 	}
@@ -224,11 +228,7 @@ func TestDecodeLimitsSizes(t *testing.T) {
 
 func TestDecodeBoundsItsErrors(t *testing.T) {
 	key := strings.Repeat("k", 100_000)
-	body := `{"subscriptions":[{"status":{"stat":{"` + key + `":{`
-	for i := range 30_000 {
-		body += fmt.Sprintf(`"%d":0,`, i)
-	}
-	body += `"x":0}}}}]}`
+	body := `{"subscriptions":[{"status":{"stat":{"` + key + `":{` + manyKeys(30_000) + `}}}}]}`
 	_, err := DecodeJSON(descriptor(t, KindZoneInsight), []byte(body))
 	if n := len(err.Error()); n > 200_000 || len(fields(t, err)) != maxViolations+1 {
 		t.Errorf("%d violations in %d bytes", len(fields(t, err)), n)

@@ -87,7 +87,7 @@ func yamlErrorAt(t *token.Token, message string) *SyntaxError {
 func boundYAML(tokens token.Tokens) error {
 	type block struct{ column, keys int }
 	var blocks []block // the block collections that are open
-	flow, prefixes, deepest, longest, documents, siblings := 0, 0, 0, 0, 0, 0
+	flow, prefixes, start, deepest, longest, documents, siblings := 0, 0, 0, 0, 0, 0, 0
 	for i, t := range tokens {
 		switch t.Type {
 		case token.SequenceStartType, token.MappingStartType:
@@ -99,16 +99,17 @@ func boundYAML(tokens token.Tokens) error {
 				return yamlErrorAt(t, oneDocument)
 			}
 		}
-		switch t.Type {
-		case token.AnchorType, token.TagType, token.MappingKeyType:
-			prefixes++
-		case token.StringType:
-			// The name of an anchor stands between it and the next prefix.
-			if i == 0 || tokens[i-1].Type != token.AnchorType {
-				prefixes = 0
+		// A node stands where its first anchor, tag or question mark does.
+		column := t.Position.Column
+		switch {
+		case t.Type == token.AnchorType, t.Type == token.TagType, t.Type == token.MappingKeyType:
+			if prefixes == 0 {
+				start = column
 			}
-		default:
-			prefixes = 0
+			prefixes++
+		case i > 0 && tokens[i-1].Type == token.AnchorType: // its name
+		case prefixes > 0:
+			column, prefixes = start, 0
 		}
 		key := i+1 < len(tokens) && tokens[i+1].Type == token.MappingValueType
 		if key {
@@ -118,7 +119,6 @@ func boundYAML(tokens token.Tokens) error {
 			}
 		}
 		if flow == 0 && (key || t.Type == token.SequenceEntryType || t.Type == token.MappingKeyType) {
-			column := t.Position.Column
 			for len(blocks) > 0 && blocks[len(blocks)-1].column > column {
 				blocks = blocks[:len(blocks)-1]
 			}
