@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
@@ -31,8 +32,9 @@ type planner interface {
 	// Hosts are the DNS names that plans need; Resolved takes in what they stand for.
 	Hosts() []string
 	Resolved(map[string][]netip.Addr) []resource.Key
-	// Plan works out one proxy. It fails with plan.ErrUnknownProxy, or another error that is to be shown.
-	Plan(resource.Key) (*envoy.Set, []plan.Problem, error)
+	// Plan works out one proxy. It fails with plan.ErrUnknownProxy, or another error that is to be shown. The
+	// plan's translation may be called from any goroutine.
+	Plan(resource.Key) (translate func() (*envoy.Set, error), problems []plan.Problem, err error)
 }
 
 // stages is the planner of index, plan and envoy.
@@ -47,13 +49,12 @@ func (s *stages) Apply(c store.Changes) []resource.Key              { return s.i
 func (s *stages) Hosts() []string                                   { return s.index.Hosts() }
 func (s *stages) Resolved(a map[string][]netip.Addr) []resource.Key { return s.index.Resolved(a) }
 
-func (s *stages) Plan(k resource.Key) (*envoy.Set, []plan.Problem, error) {
+func (s *stages) Plan(k resource.Key) (func() (*envoy.Set, error), []plan.Problem, error) {
 	p, err := plan.Build(s.index, k)
 	if err != nil {
 		return nil, nil, err
 	}
-	set, err := s.translator.Translate(p)
-	return set, p.Problems, err
+	return func() (*envoy.Set, error) { return s.translator.Translate(p) }, p.Problems, nil
 }
 
 // loop follows the config log and publishes what it means. There are no timers: the first change is worked on
@@ -197,9 +198,13 @@ func (l *loop) round(v store.View, dirty []resource.Key, since resource.Revision
 		g.SetLimit(runtime.GOMAXPROCS(0))
 		for _, k := range slices.SortedFunc(maps.Keys(work), resource.Key.Compare) {
 			p := work[k]
-			// Plans share what they have in common without locks; publishing is each proxy's own.
-			set, problems, err := l.planner.Plan(k)
+			// Plans share what they have in common without locks; the rest is each proxy's own.
+			translate, problems, err := l.planner.Plan(k)
 			g.Go(func() error {
+				var set *envoy.Set
+				if err == nil {
+					set, err = translate()
+				}
 				l.publish(p, set, problems, err, since)
 				return nil
 			})
@@ -216,7 +221,7 @@ func (l *loop) publish(p *proxy, set *envoy.Set, problems []plan.Problem, err er
 	case err != nil:
 		l.s.o.Logger.Error("a proxy keeps its configuration, the new one can't be made",
 			slog.String("proxy", p.key.String()), slog.Any("error", err))
-		p.fail(err, sourcesOf(err, p.key, l.view))
+		p.fail(l.blame(p.key, err))
 	default:
 		p.publish(set, since)
 		p.tell(problems, l.s.o.Logger)
@@ -231,14 +236,15 @@ func (l *loop) reason(k resource.Key) error {
 	return status.Errorf(codes.NotFound, "%s was deleted", k)
 }
 
-// sourcesOf finds the objects that an error blames, in the last resort the dataplane.
-func sourcesOf(err error, k resource.Key, v store.View) []plan.Source {
-	var named interface{ Sources() []plan.Source }
-	if errors.As(err, &named) && len(named.Sources()) > 0 {
-		return named.Sources()
+// blame finds what an error is about, in the last resort the dataplane.
+func (l *loop) blame(k resource.Key, err error) Refusal {
+	r := Refusal{Proxy: k, Text: err.Error(), At: time.Now()}
+	var invalid *envoy.InvalidError
+	if errors.As(err, &invalid) {
+		r.TypeURL, r.Name, r.Sources = invalid.TypeURL, invalid.Name, invalid.Sources
 	}
-	if o, ok := v.Get(k); ok {
-		return []plan.Source{{Key: k, Revision: o.SpecRevision}}
+	if o, ok := l.view.Get(k); ok && len(r.Sources) == 0 {
+		r.Sources = []plan.Source{{Key: k, Revision: o.SpecRevision}}
 	}
-	return nil
+	return r
 }

@@ -35,7 +35,7 @@ type proxy struct {
 	// refused resources are held back until their content changes.
 	refused map[envoy.Ref]refusal
 	// failed says why the last plan did not work out, so that the one before it is served.
-	failed string
+	failed *Refusal
 	// problems that were told of the plan, by part.
 	problems map[string]string
 	// again are endpoints that an ended stream still owed to a changed cluster.
@@ -83,25 +83,23 @@ func (p *proxy) publish(set *envoy.Set, since resource.Revision) {
 }
 
 // fail keeps what the proxy has, since its plan did not work out.
-func (p *proxy) fail(err error, sources []plan.Source) {
+func (p *proxy) fail(why Refusal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.streams) == 0 {
+	if len(p.streams) == 0 || p.failed != nil && p.failed.Text == why.Text {
 		return
 	}
-	if p.failed == err.Error() {
-		return
-	}
-	p.failed = err.Error()
-	p.o.Observer.Refused(Refusal{Proxy: p.key, Sources: sources, Text: err.Error(), At: time.Now()})
+	p.recover()
+	p.failed = &why
+	p.o.Observer.Refused(why)
 	p.report()
 }
 
 // recover takes back that a plan has failed.
 func (p *proxy) recover() {
-	if p.failed != "" {
-		p.failed = ""
-		p.o.Observer.Cleared(p.key, "", "")
+	if p.failed != nil {
+		p.o.Observer.Cleared(p.key, p.failed.TypeURL, p.failed.Name)
+		p.failed = nil
 	}
 }
 
@@ -269,7 +267,7 @@ func (p *proxy) report() {
 		return
 	}
 	rejected := uint32(len(p.refused))
-	if p.failed != "" {
+	if p.failed != nil {
 		rejected++
 	}
 	lag, lags := p.streams[len(p.streams)-1].books.lag()
