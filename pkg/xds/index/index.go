@@ -54,11 +54,13 @@ type work struct {
 	services     map[*service]struct{}
 	destinations map[*destination]struct{}
 	dirty        map[resource.Key]struct{}
+	// hosts that may not be wanted any more.
+	hosts map[string]struct{}
 }
 
 func newWork() *work {
 	return &work{
-		meshes: map[*mesh]struct{}{}, services: map[*service]struct{}{},
+		meshes: map[*mesh]struct{}{}, services: map[*service]struct{}{}, hosts: map[string]struct{}{},
 		destinations: map[*destination]struct{}{}, dirty: map[resource.Key]struct{}{},
 	}
 }
@@ -245,6 +247,12 @@ func (ix *Index) settle(w *work) []resource.Key {
 	for m := range w.meshes {
 		if m.idle() {
 			delete(ix.meshes, m.name)
+		}
+	}
+	for name := range w.hosts {
+		if len(ix.hosts[name].users) == 0 {
+			delete(ix.hosts, name)
+			ix.names = nil
 		}
 	}
 	return slices.SortedFunc(maps.Keys(w.dirty), resource.Key.Compare)

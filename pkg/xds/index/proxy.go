@@ -61,7 +61,7 @@ func (ix *Index) takeDataplane(w *work, m *mesh, k resource.Key, o *resource.Obj
 	case o == nil:
 		delete(m.proxies, k.Name)
 		w.dirty[k] = struct{}{}
-		ix.follow(p, "")
+		ix.follow(w, p, "")
 		p.withdraw(w)
 		p.leave(w)
 	case !known:
@@ -81,7 +81,7 @@ func (ix *Index) replace(w *work, p *proxy, o *resource.Object) {
 	}
 	was := p.current
 	p.current = &Proxy{Key: o.Key, Object: o, Spec: spec}
-	ix.follow(p, hostName(spec.GetNetworking().GetAddress()))
+	ix.follow(w, p, hostName(spec.GetNetworking().GetAddress()))
 
 	// The new identity and destinations are taken before the old ones are left: what stays the same keeps
 	// what plans remember of it.
@@ -139,16 +139,15 @@ func hostName(s string) string {
 	return s
 }
 
-// follow has the addresses of a name wanted for a proxy, instead of the name before.
-func (ix *Index) follow(p *proxy, name string) {
+// follow has the addresses of a name wanted for a proxy, instead of the name before. A name that nobody wants
+// goes when all changes are in: an answer must not get lost on the way from one proxy to another.
+func (ix *Index) follow(w *work, p *proxy, name string) {
 	if p.host == name {
 		return
 	}
 	if h, ok := ix.hosts[p.host]; ok {
-		if delete(h.users, p); len(h.users) == 0 {
-			delete(ix.hosts, p.host)
-			ix.names = nil
-		}
+		delete(h.users, p)
+		w.hosts[p.host] = struct{}{}
 	}
 	if p.host = name; name == "" {
 		return
