@@ -1,0 +1,111 @@
+// Command bench measures a global control plane, a zone control plane and simulated proxies on this machine,
+// over loopback: how long a write takes to get to the proxies, and what a proxy costs.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+func main() {
+	bin := flag.String("bin", "bin", "directory of global-cp and zone-cp")
+	sizes := flag.String("n", "1,100,500,1000", "numbers of proxies")
+	rounds := flag.Int("rounds", 30, "writes that a median is taken of")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *bin, *sizes, *rounds, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, bin, sizes string, rounds int, out io.Writer) error {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return err
+	}
+	var counts []int
+	for s := range strings.SplitSeq(sizes, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return fmt.Errorf("-n: %q is no number of proxies", s)
+		}
+		counts = append(counts, n)
+	}
+	dir, err := os.MkdirTemp("", "meridian-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	fmt.Fprintf(out, "%s/%s, %d cores, %s; everything on this machine, the simulated proxies too\n\n",
+		runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
+
+	r := &report{}
+	b, err := start(ctx, bin, dir, rounds, r)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	for _, step := range []func(context.Context) error{b.zoneStore, b.reads, b.writes} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	for i, n := range counts {
+		if err := b.proxies(ctx, n, i == len(counts)-1); err != nil {
+			return fmt.Errorf("%d proxies: %w", n, err)
+		}
+	}
+	if err := b.reconnect(ctx); err != nil {
+		return err
+	}
+	r.print(out)
+	return nil
+}
+
+// report collects what was measured.
+type report struct{ rows [][4]string }
+
+// durations adds a row for a series; goal 0 is none.
+func (r *report) durations(what string, s series, goal time.Duration) {
+	ratio := ""
+	if goal > 0 {
+		ratio = fmt.Sprintf("%s (%.2f)", goal, float64(s.median())/float64(goal))
+	}
+	r.add(what, round(s.median()), fmt.Sprintf("%s to %s, p95 %s, n %d", round(s.at(0)), round(s.at(1)), round(s.at(.95)), len(s)), ratio)
+}
+
+func (r *report) add(what, value, more, goal string) {
+	r.rows = append(r.rows, [4]string{what, value, more, goal})
+	fmt.Fprintf(os.Stderr, "%s: %s %s\n", what, value, more)
+}
+
+func (r *report) print(out io.Writer) {
+	w := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
+	fmt.Fprintf(w, "| measured\t| median or value\t| spread\t| goal (ratio)\t|\n|---\t|---\t|---\t|---\t|\n")
+	for _, row := range r.rows {
+		fmt.Fprintf(w, "| %s\t| %s\t| %s\t| %s\t|\n", row[0], row[1], row[2], row[3])
+	}
+	_ = w.Flush()
+}
+
+func round(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return d.Round(time.Microsecond).String()
+	case d < time.Second:
+		return d.Round(10 * time.Microsecond).String()
+	}
+	return d.Round(10 * time.Millisecond).String()
+}
