@@ -72,9 +72,16 @@ func (trusting) AuthenticateZone(context.Context) (string, time.Time, error) {
 	return "", time.Time{}, nil
 }
 
+// tester is a *testing.T, or a try of a property test.
+type tester interface {
+	Helper()
+	Cleanup(func())
+	Fatal(...any)
+}
+
 // globalCP is a global control plane that can be stopped and started, on one address.
 type globalCP struct {
-	t      *testing.T
+	t      tester
 	store  store.Store
 	auth   kds.Authenticator
 	table  table
@@ -82,10 +89,14 @@ type globalCP struct {
 	server *kds.Server
 	grpc   *grpc.Server
 	lis    *bufconn.Listener
+	more   []grpc.ServerOption
 }
 
-func newGlobal(t *testing.T) *globalCP {
+func newGlobal(t tester, change ...func(*globalCP)) *globalCP {
 	g := &globalCP{t: t, auth: trusting{}, table: newTable(), accept: accept, store: memory.New(memory.Options{ID: "global-store"})}
+	for _, c := range change {
+		c(g)
+	}
 	g.start()
 	t.Cleanup(func() {
 		g.stop()
@@ -103,7 +114,7 @@ func (g *globalCP) start() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.server, g.grpc, g.lis = server, grpc.NewServer(kds.ServerGRPCOptions()...), bufconn.Listen(1<<20)
+	g.server, g.grpc, g.lis = server, grpc.NewServer(append(kds.ServerGRPCOptions(), g.more...)...), bufconn.Listen(1<<20)
 	server.Register(g.grpc)
 	lis := g.lis
 	srv := g.grpc
@@ -135,7 +146,7 @@ func (g *globalCP) conn() *grpc.ClientConn {
 
 // zoneCP is a zone control plane that can be stopped and started.
 type zoneCP struct {
-	t      *testing.T
+	t      tester
 	store  store.Store
 	opts   kds.ClientOptions
 	client *kds.Client
