@@ -288,13 +288,21 @@ func (b *books) unsubscribed(c class, name string) {
 func (b *books) acked(r *response) {
 	f := &b.feeds[r.class]
 	for _, item := range r.items {
-		if p := f.pending[item.Name]; p != nil && p.sent == item {
+		p := f.pending[item.Name]
+		switch {
+		case p == nil || p.sent != item:
+		case f.wants(item.Name):
 			p.had, p.sent = item.Version, nil
 			p.since, p.next = p.next, 0
 			b.settle(r.class, item.Name)
+		default:
+			// It came before its cluster, and was passed over: it is still owed to the subscription.
+			p.had, p.sent = "", nil
+			p.since, p.next = cmp.Or(p.since, p.next), 0
 		}
 	}
 	b.gone(r)
+	b.forget()
 	if r.other != nil {
 		r.other.bad = true
 	}
@@ -365,14 +373,29 @@ func (b *books) hold(c class, bad *envoy.Resource) {
 	b.forget()
 }
 
-// forget sees to it that no position waits for what the proxy will not ask for: routes and endpoints that only
-// refused resources name.
+// forget sees to it that no position waits for what the proxy will not ask for: routes and endpoints that are
+// named by nothing, or only by what was refused.
 func (b *books) forget() {
 	var named map[envoy.Ref]bool
-	if !b.holds() {
-		return
+	for _, c := range []class{endpoints, routes, secrets} {
+		f := &b.feeds[c]
+		for name, p := range f.pending {
+			if p.oldest() == 0 || p.had != "" || p.sent != nil || p.want == nil || f.wants(name) {
+				continue
+			}
+			if named == nil {
+				named = b.named()
+			}
+			if !named[envoy.Ref{TypeURL: c.typeURL(), Name: name}] {
+				p.since, p.next, p.early = 0, 0, false
+			}
+		}
 	}
-	named = map[envoy.Ref]bool{}
+}
+
+// named is what the target's resources name that the proxy did not refuse.
+func (b *books) named() map[envoy.Ref]bool {
+	named := map[envoy.Ref]bool{}
 	for c := range classes {
 		for _, r := range b.target.by[c] {
 			if p := b.feeds[c].pending[r.Name]; p != nil && p.held {
@@ -383,26 +406,7 @@ func (b *books) forget() {
 			}
 		}
 	}
-	for _, c := range []class{endpoints, routes, secrets} {
-		f := &b.feeds[c]
-		for name, p := range f.pending {
-			if p.had == "" && p.sent == nil && p.want != nil && !f.wants(name) && !named[envoy.Ref{TypeURL: c.typeURL(), Name: name}] {
-				p.since, p.next, p.early = 0, 0, false
-			}
-		}
-	}
-}
-
-// holds says whether anything is held back.
-func (b *books) holds() bool {
-	for c := range classes {
-		for _, p := range b.feeds[c].pending {
-			if p.held {
-				return true
-			}
-		}
-	}
-	return false
+	return named
 }
 
 // waits says whether a listener or a route names a cluster that is added but not ACKed.

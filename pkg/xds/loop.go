@@ -184,8 +184,15 @@ func (l *loop) round(v store.View, dirty []resource.Key, since resource.Revision
 	}
 	work := map[resource.Key]*proxy{}
 	for _, k := range dirty {
-		if p := l.s.find(k); p != nil {
+		p := l.s.find(k)
+		switch {
+		case p == nil:
+		case !p.idle():
 			work[k] = p
+		default:
+			if _, ok := v.Get(k); !ok {
+				l.forget(p)
+			}
 		}
 	}
 	for _, p := range l.due(v.Revision()) {
@@ -217,7 +224,7 @@ func (l *loop) round(v store.View, dirty []resource.Key, since resource.Revision
 func (l *loop) publish(p *proxy, set *envoy.Set, problems []plan.Problem, err error, since resource.Revision) {
 	switch {
 	case errors.Is(err, plan.ErrUnknownProxy), errors.Is(err, plan.ErrUnknownMesh):
-		p.gone(l.view.Revision(), l.reason(p.key))
+		l.forget(p)
 	case err != nil:
 		l.s.o.Logger.Error("a proxy keeps its configuration, the new one can't be made",
 			slog.String("proxy", p.key.String()), slog.Any("error", err))
@@ -226,6 +233,12 @@ func (l *loop) publish(p *proxy, set *envoy.Set, problems []plan.Problem, err er
 		p.publish(set, since)
 		p.tell(problems, l.s.o.Logger)
 	}
+}
+
+// forget a proxy whose dataplane is gone.
+func (l *loop) forget(p *proxy) {
+	p.gone(l.view.Revision(), l.reason(p.key))
+	l.s.release(l.s.acquire(p.key))
 }
 
 // reason says why there is no configuration for a proxy.

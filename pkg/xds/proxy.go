@@ -133,8 +133,11 @@ func (p *proxy) open(st *stream) {
 			p.clear(ref)
 		}
 	}
-	p.streams = append(p.streams, st)
+	for _, old := range p.streams {
+		p.carry(old) // it may be dead and not yet seen to be
+	}
 	st.books.feeds[endpoints].again, p.again = p.again, nil
+	p.streams = append(p.streams, st)
 	if p.target != nil {
 		st.books.publish(p.target, p.round, p.held)
 	}
@@ -143,6 +146,18 @@ func (p *proxy) open(st *stream) {
 	}
 	p.o.Observer.Connected(st.session)
 	p.report()
+}
+
+// carry over the endpoints that a stream still owes to changed clusters: they have to come though equal.
+func (p *proxy) carry(st *stream) {
+	for name, c := range st.books.feeds[endpoints].pending {
+		if c.again || c.sent != nil && c.sent.Version == c.had {
+			if p.again == nil {
+				p.again = map[string]struct{}{}
+			}
+			p.again[name] = struct{}{}
+		}
+	}
 }
 
 // close takes a stream away, and says whether it was the last and its dataplane is to go with it.
@@ -155,14 +170,7 @@ func (p *proxy) close(st *stream) (last, inline bool) {
 	}
 	p.streams = slices.Delete(p.streams, i, i+1)
 	st.closed = true
-	for name, c := range st.books.feeds[endpoints].pending {
-		if c.again || c.sent != nil && c.sent.Version == c.had {
-			if p.again == nil {
-				p.again = map[string]struct{}{}
-			}
-			p.again[name] = struct{}{}
-		}
-	}
+	p.carry(st)
 	p.o.Observer.Disconnected(st.session.ID, time.Now())
 	if len(p.streams) > 0 {
 		p.report()
@@ -186,11 +194,11 @@ func (p *proxy) idle() bool {
 	return len(p.streams) == 0
 }
 
-// remembered says whether the proxy has refused something: it is not to be tried again by a new stream.
+// remembered says whether a new stream has to know something of the ones before.
 func (p *proxy) remembered() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.refused) > 0
+	return len(p.refused) > 0 || len(p.again) > 0
 }
 
 // tell shows what was left out of a plan, when it has changed.
@@ -236,6 +244,7 @@ func (p *proxy) gone(at resource.Revision, reason error) {
 	for ref := range p.refused {
 		p.clear(ref)
 	}
+	p.again = nil
 	if p.left {
 		return
 	}
