@@ -313,7 +313,7 @@ func (s *Service) EnsureDefaultMesh(ctx context.Context, spec []byte) error {
 			return fmt.Errorf("defaults.mesh: %w", v)
 		}
 	}
-	p := &put{service: s, descriptor: d, key: key, message: in.Spec}
+	p := &put{descriptor: d, key: key, message: in.Spec}
 	if err := p.prepare(); err != nil {
 		return fmt.Errorf("defaults.mesh: %w", err)
 	}

@@ -97,7 +97,7 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 	if dp, ok := in.Spec.(*meshv1.Dataplane); ok && s.Mode == Zone {
 		resource.SetZoneTag(dp, s.Zone)
 	}
-	p := &put{service: s, descriptor: d, key: key, message: in.Spec}
+	p := &put{descriptor: d, key: key, message: in.Spec}
 	if err := p.prepare(); err != nil {
 		return nil, err
 	}
@@ -150,7 +150,6 @@ func agree(d *resource.Descriptor, key resource.Key, in resource.Input) resource
 
 // put is one write of a resource, decided perhaps several times.
 type put struct {
-	service    *Service
 	descriptor *resource.Descriptor
 	key        resource.Key
 	message    proto.Message

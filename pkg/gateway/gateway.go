@@ -23,16 +23,8 @@ import (
 	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
 )
 
-const (
-	revisionHeader    = "Meridian-Revision"
-	minRevisionHeader = "Meridian-Min-Revision"
-)
-
-// Metadata that the services see of an HTTP request's headers.
-const (
-	minRevisionKey = "meridian-min-revision"
-	contentTypeKey = "meridian-content-type"
-)
+// revisionHeader carries the revision that a write took.
+const revisionHeader = "Meridian-Revision"
 
 // Options make a gateway.
 type Options struct {
@@ -162,11 +154,10 @@ func (g *gateway) inner(r *http.Request, route route, body []byte) *http.Request
 	}).WithContext(ctx)
 	path, _ := url.PathUnescape(route.path)
 	in.URL = &url.URL{Path: path, RawPath: route.path, RawQuery: route.pick(r.URL.Query()).Encode()}
-	if v := r.Header.Get(minRevisionHeader); v != "" {
-		in.Header.Set(minRevisionHeader, v)
-	}
-	if v := r.Header.Get("Content-Type"); v != "" {
-		in.Header.Set("Content-Type", v)
+	for from, to := range passed {
+		if v := r.Header.Get(from); v != "" {
+			in.Header.Set(to, printable(v))
+		}
 	}
 	return in
 }
@@ -199,14 +190,28 @@ func requestFrom(ctx context.Context) *request {
 	return r
 }
 
+// passed are the headers that become metadata, and the names under which they do. The body's media type goes by
+// another name because the mux would choose by it, and complain of one that it can't read.
+var passed = map[string]string{ //nolint:gochecknoglobals // never written
+	"Content-Type":          "Meridian-Content-Type",
+	"Meridian-Min-Revision": "Meridian-Min-Revision",
+}
+
 func incoming(header string) (string, bool) {
-	switch header {
-	case minRevisionHeader:
-		return minRevisionKey, true
-	case "Content-Type":
-		return contentTypeKey, true
+	for _, to := range passed {
+		if header == to {
+			return strings.ToLower(to), true
+		}
 	}
 	return "", false
+}
+
+// printable is a header's value if metadata can carry it, else something that nobody understands.
+func printable(v string) string {
+	if strings.ContainsFunc(v, func(c rune) bool { return c < ' ' || c > '~' }) {
+		return "?"
+	}
+	return v
 }
 
 // redirect sends the client to the same place without the duplicate slashes.
@@ -284,6 +289,8 @@ func acceptsJSON(accept []string) bool {
 	}
 	return ranges == 0
 }
+
+//go:generate go run ./openapigen -rules ../../proto/gateway.yaml -out openapi.yaml
 
 //go:embed openapi.yaml
 var openAPI []byte

@@ -29,6 +29,7 @@ type plane struct {
 	url     string
 	store   store.Store
 	service *api.Service
+	handler http.Handler
 	// as, if set, is who every request comes from instead of who the connection says.
 	as *auth.Caller
 }
@@ -84,6 +85,7 @@ func start(t testing.TB, s setup) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.handler = h
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	p.url = srv.URL

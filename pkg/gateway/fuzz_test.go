@@ -1,0 +1,85 @@
+package gateway_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// serve hands a request to the handler itself; ok is false where no HTTP server would have taken it.
+func (p *plane) serve(t testing.TB, method, uri, contentType, body string) (*httptest.ResponseRecorder, bool) {
+	u, err := url.ParseRequestURI(uri)
+	if err != nil || !strings.HasPrefix(uri, "/") {
+		return nil, false
+	}
+	req := (&http.Request{
+		Method: method, URL: u, RequestURI: uri, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: "localhost:5681", RemoteAddr: "127.0.0.1:1",
+		Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+	}).WithContext(t.Context())
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	w := httptest.NewRecorder()
+	p.handler.ServeHTTP(w, req)
+	return w, true
+}
+
+func FuzzURL(f *testing.F) {
+	for _, uri := range []string{
+		"/", "//", "/meshes", "/meshes/default/timeouts?size=1&offset=k", "/meshes/default/dataplanes%2Binsights/x?tag=a:b&gateway=x", "/meshes/%2F/timeouts/%00",
+		"/status/zones/", "/meshes/../x", "/%E0%A4%A/x", "/zones+insights/a%3Ab", "/meshes/default/zones/zone:x", "/timeouts?offset=-1&size=00", "/tokens/zone", "/a;b=c/d",
+	} {
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			f.Add(method, uri)
+		}
+	}
+	p := start(f, setup{})
+	f.Fuzz(func(t *testing.T, method, uri string) {
+		w, ok := p.serve(t, method, uri, "", "{}")
+		if ok && w.Code >= 500 {
+			t.Errorf("%s %q: %d %s", method, uri, w.Code, w.Body)
+		}
+		if ok && w.Code == http.StatusMovedPermanently {
+			if to := w.Header().Get("Location"); !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") || strings.HasPrefix(to, `/\`) {
+				t.Errorf("%q sends elsewhere: %q", uri, to)
+			}
+		}
+	})
+}
+
+func FuzzOffset(f *testing.F) {
+	for _, s := range []string{"", "0", "1", "-1", "k", "kVGltZW91dABkZWZhdWx0AHQ", "99999999999999999999", "kAAAA", "k__"} {
+		f.Add(s, s)
+	}
+	p := start(f, setup{})
+	p.must(p.put("/meshes/default/timeouts/t", timeout), 201)
+	f.Fuzz(func(t *testing.T, offset, size string) {
+		q := url.Values{"offset": {offset}, "size": {size}}.Encode()
+		for _, path := range []string{"/timeouts?", "/dataplanes+insights?", "/rejections?"} {
+			if w, ok := p.serve(t, "GET", path+q, "", ""); ok && w.Code != 200 && w.Code != 400 {
+				t.Errorf("%s%s: %d %s", path, q, w.Code, w.Body)
+			}
+		}
+	})
+}
+
+func FuzzBody(f *testing.F) {
+	for _, body := range []string{timeout, dataplane, permission, `{"data":"AA=="}`, `{"zone":"zone-1","validFor":"1h"}`, `{"mesh":"default","tags":{"a":["b"]}}`,
+		`{`, `[]`, `null`, `{"type":"Timeout","NAME":"t"}`, "sources:\n- match: {a: b}\n", "a: &a [*a]", `{"mtls":{"backends":[{"name":"a","type":"provided","conf":{"cert":{"secret":7}}}]}}`} {
+		f.Add(body)
+	}
+	p := start(f, setup{})
+	f.Fuzz(func(t *testing.T, body string) {
+		for _, path := range []string{"/meshes/default", "/meshes/default/timeouts/t", "/meshes/default/traffic-routes/t", "/meshes/default/retries/t", "/meshes/default/external-services/t",
+			"/meshes/default/secrets/s", "/global-secrets/s", "/zones/z", "/tokens", "/tokens/zone"} {
+			for _, contentType := range []string{"application/json", "application/yaml"} {
+				if w, ok := p.serve(t, "PUT", path, contentType, body); ok && w.Code >= 500 {
+					t.Errorf("%s %q: %d %s", path, body, w.Code, w.Body)
+				}
+			}
+		}
+	})
+}
