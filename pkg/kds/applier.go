@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -234,6 +235,8 @@ type judge struct {
 	// named are the keys, as they are here, that the group names.
 	named  map[resource.Key]bool
 	meshes map[string]fate
+	// empty are the meshes that lose all that they hold, what was born here included.
+	empty  map[string]bool
 	config bool
 }
 
@@ -242,7 +245,7 @@ func (a *applier) decide(v store.View, g *group) (*decision, error) {
 	j := &judge{
 		decision: &decision{batch: store.Batch{Author: store.Author{Who: "kds " + string(a.s.peer)}}},
 		a:        a, v: v, g: g,
-		named: make(map[resource.Key]bool, len(g.changes)), meshes: map[string]fate{},
+		named: make(map[resource.Key]bool, len(g.changes)), meshes: map[string]fate{}, empty: map[string]bool{},
 		config: a.id == kdsv1.Log_LOG_CONFIG,
 	}
 	// Meshes first: what they hold depends on them.
@@ -318,6 +321,10 @@ func (j *judge) change(c *kdsv1.Change) error {
 		}
 	}
 	if err := s.accept(key, s.peer, c.GetSpec()); err != nil {
+		if key.Kind == resource.KindMesh && have && !old.Created.Equal(timeOf(c.GetCreated())) {
+			// It was deleted and made anew: the one that is here is gone, though the new one can't be taken.
+			j.remove(old)
+		}
 		j.reject(key, c, err.Error(), false)
 		return nil
 	}
@@ -348,7 +355,7 @@ func (j *judge) take(key resource.Key, old *resource.Object, c *kdsv1.Change) {
 func (j *judge) remove(o *resource.Object) {
 	j.batch.Deletes = append(j.batch.Deletes, o.Key)
 	if o.Key.Kind == resource.KindMesh {
-		j.meshes[o.Key.Name] = gone
+		j.meshes[o.Key.Name], j.empty[o.Key.Name] = gone, true
 	}
 }
 
@@ -530,7 +537,7 @@ func (j *judge) orphans() {
 			continue
 		}
 		if _, ok := j.v.Get(resource.Key{Kind: resource.KindMesh, Name: m}); !ok {
-			j.meshes[m] = gone
+			j.meshes[m], j.empty[m] = gone, true
 		}
 	}
 }
@@ -538,19 +545,14 @@ func (j *judge) orphans() {
 // scopes makes the deletion of meshes the deletion of all that they hold, here-born objects and rejections
 // included.
 func (j *judge) scopes() {
-	for m, f := range j.meshes {
-		if f == gone {
-			j.batch.DeleteScopes = append(j.batch.DeleteScopes, m)
-		}
-	}
-	if len(j.batch.DeleteScopes) == 0 {
+	if len(j.empty) == 0 {
 		return
 	}
-	slices.Sort(j.batch.DeleteScopes)
-	inGone := func(k resource.Key) bool { return k.Scope != "" && j.meshes[k.Scope] == gone }
-	j.batch.Deletes = slices.DeleteFunc(j.batch.Deletes, inGone)
+	j.batch.DeleteScopes = slices.Sorted(maps.Keys(j.empty))
+	emptied := func(k resource.Key) bool { return k.Scope != "" && j.empty[k.Scope] }
+	j.batch.Deletes = slices.DeleteFunc(j.batch.Deletes, emptied)
 	for key := range j.a.s.rejections(j.v) {
-		if inGone(key) && !j.named[key] {
+		if emptied(key) && !j.named[key] {
 			j.clear(key)
 		}
 	}
