@@ -1,0 +1,204 @@
+// Package zonecp assembles the zone control plane, joined or standalone.
+package zonecp
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/meridian-mesh/meridian/pkg/api"
+	"github.com/meridian-mesh/meridian/pkg/auth"
+	"github.com/meridian-mesh/meridian/pkg/config"
+	"github.com/meridian-mesh/meridian/pkg/controlplane"
+	"github.com/meridian-mesh/meridian/pkg/kds"
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/telemetry"
+	"github.com/meridian-mesh/meridian/pkg/version"
+	"github.com/meridian-mesh/meridian/pkg/xds"
+	"github.com/meridian-mesh/meridian/pkg/xds/bootstrap"
+)
+
+const (
+	// Buffers of a proxy's connection: most of the time there is nothing to read or to send on it.
+	readBuffer, writeBuffer = 4 << 10, 16 << 10
+	// proxyPing and proxyPingTimeout find proxies that are gone without a word.
+	proxyPing, proxyPingTimeout = 30 * time.Second, 10 * time.Second
+)
+
+// CP is a zone control plane.
+type CP struct {
+	*controlplane.Base
+}
+
+// New opens the store and every port; Run serves. On failure nothing is left open.
+func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err error) {
+	base, err := controlplane.New(ctx, c.General, c.Store, log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = base.Close()
+		}
+	}()
+	cp := &CP{base}
+	certs := controlplane.NewCertificates(c.General.WorkDir, c.APIServer.HTTPS.Interface, c.DPServer.Interface)
+	show, err := c.JSON()
+	if err != nil {
+		return nil, err
+	}
+	zone := c.Multizone.Zone
+	mode := api.Zone
+	if c.Mode == config.ModeStandalone {
+		mode = api.Standalone
+	}
+	if err := base.ServeAPI(c.APIServer, certs, api.Options{
+		Mode: mode, Zone: zone.Name, GlobalAddress: zone.GlobalAddress, ConfigJSON: show,
+	}); err != nil {
+		return nil, err
+	}
+	peer := ""
+	if mode == api.Zone {
+		peer = string(resource.Global)
+	}
+	recorder, err := cp.record(ctx, peer)
+	if err != nil {
+		return nil, err
+	}
+	if err := cp.serveProxies(c, certs, observer{recorder}); err != nil {
+		return nil, err
+	}
+	if mode == api.Zone {
+		if err := cp.follow(zone, recorder.CursorMoved); err != nil {
+			return nil, err
+		}
+	}
+	if err := base.ServeDiagnostics(c.Diagnostics); err != nil {
+		return nil, err
+	}
+	if mode == api.Standalone && !c.Defaults.SkipMeshCreation {
+		if err := base.API.EnsureDefaultMesh(ctx, []byte(c.Defaults.Mesh)); err != nil {
+			return nil, fmt.Errorf("defaults.mesh: %w", err)
+		}
+	}
+	return cp, nil
+}
+
+// serveProxies adds the port for proxies.
+func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o xds.Observer) error {
+	cert, err := certs.For("dpServer.tlsCertFile", c.DPServer.TLSCertFile, c.DPServer.TLSKeyFile)
+	if err != nil {
+		return err
+	}
+	who := authenticator{auth.NewProxyAuthenticator(c.DPServer.Auth.Type, controlplane.DataplaneTokenKeys(cp.Store.Config()))}
+	server, err := xds.NewServer(xds.Options{
+		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name, Instance: cp.Instance,
+		Authenticator: who, Observer: o, Logger: cp.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	leaf := cert.Certificate.Leaf
+	handler := bootstrap.Handler(bootstrap.Options{
+		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name,
+		Authenticator: who, Leaver: server, Logger: cp.Logger, CA: cert.CA,
+		RequireToken: c.DPServer.Auth.Type != config.None,
+		ServerNames:  func(host string) bool { return leaf.VerifyHostname(host) == nil },
+	})
+	rpc, err := cp.SharedPort("dpServer", "dpServer.port", c.DPServer.Interface, c.DPServer.Port, cert.TLS(nil), handler,
+		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer), grpc.SharedWriteBuffer(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: proxyPing, Timeout: proxyPingTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	if err != nil {
+		return err
+	}
+	server.Register(rpc)
+	cp.Set.Task("xds", server.Run)
+	return nil
+}
+
+// follow joins the global control plane.
+func (cp *CP) follow(c config.ZoneMultizoneZone, moved func()) error {
+	t, err := clientTLS(c.KDS)
+	if err != nil {
+		return err
+	}
+	v := version.Get()
+	client, err := kds.NewClient(kds.ClientOptions{
+		Store: cp.Store, Table: cp.Table, Zone: c.Name, Address: c.GlobalAddress, TLS: t, Token: zoneToken(c.KDS.TokenFile),
+		Accept: func(k resource.Key, origin resource.Origin, spec []byte) error {
+			return resource.Accept(cp.Table, k, origin, spec)
+		},
+		Version: kds.Version{Version: v.Version, GitTag: v.GitTag, GitCommit: v.GitCommit, BuildDate: v.BuildDate},
+		Logger:  cp.Logger, OnCursor: moved,
+	})
+	if err != nil {
+		return fmt.Errorf("multizone.zone: %w", err)
+	}
+	cp.OnReady(func(h *telemetry.Health) {
+		var ails error
+		if s := client.State(); !s.Connected {
+			ails = fmt.Errorf("not connected since %s: %s", s.Since.UTC().Format(time.RFC3339), s.Err)
+		}
+		h.Set("global control plane", ails)
+	})
+	cp.Set.Task("kds", client.Run)
+	return nil
+}
+
+func clientTLS(c config.ZoneKDS) (*tls.Config, error) {
+	t := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		//nolint:gosec // only where the user asks for it by name
+		InsecureSkipVerify: c.TLSSkipVerify,
+	}
+	if c.RootCAFile != "" {
+		pem, err := os.ReadFile(c.RootCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("multizone.zone.kds.rootCaFile: %w", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("multizone.zone.kds.rootCaFile: %s holds no certificate", c.RootCAFile)
+		}
+	}
+	if c.TLSCertFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("multizone.zone.kds.tlsCertFile: %w", err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
+	return t, nil
+}
+
+// zoneToken reads the token file, anew at each connect: it may come later, or be replaced.
+func zoneToken(file string) func() (string, error) {
+	if file == "" {
+		return nil
+	}
+	return func() (string, error) {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return "", fmt.Errorf("multizone.zone.kds.tokenFile: %w", err)
+		}
+		return strings.TrimSpace(string(data)), nil
+	}
+}
+
+// authenticator says by a dataplane token who may be a proxy.
+type authenticator struct{ *auth.ProxyAuthenticator }
+
+// AuthenticateProxy implements xds.Authenticator.
+func (a authenticator) AuthenticateProxy(ctx context.Context, token string, proxy resource.Key, tags map[string][]string, ingress bool) (time.Time, error) {
+	return a.ProxyAuthenticator.AuthenticateProxy(ctx, token, proxy.Scope, proxy.Name, tags, ingress)
+}
