@@ -59,7 +59,7 @@ func runOn(t *testing.T, s store.Store, peer string, names ...string) *zone {
 	z.Recorder = insight.New(insight.Options{Store: s, Instance: "cp-1", Peer: peer})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- z.Run(ctx) }()
+	go func() { done <- z.Recorder.Run(ctx) }()
 	stopped := false
 	z.stop = func() {
 		if !stopped {
