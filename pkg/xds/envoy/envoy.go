@@ -2,10 +2,12 @@
 package envoy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -77,7 +79,7 @@ type Ref struct{ TypeURL, Name string }
 
 // Set is the whole configuration of one proxy.
 type Set struct {
-	// Resources in a fixed order: clusters, endpoints, listeners, routes.
+	// Resources in a fixed order: clusters, endpoints, listeners, routes, each sorted by name.
 	Resources []*Resource
 	// Sources of each resource, beside the resources, since equal content can come from different objects.
 	Sources map[*Resource][]plan.Source
@@ -105,16 +107,46 @@ func NewTranslator() *Translator {
 }
 
 // Translate gives the resources of a plan. It fails when a resource would not pass Envoy's own validation,
-// with an *InvalidError naming it and its sources; the caller then keeps the last good set.
+// with an *InvalidError naming it and its sources; the caller then keeps the last good set. The same plan gives
+// the same set, and one that has only other endpoints costs what differs.
 func (t *Translator) Translate(p *plan.Proxy) (*Set, error) {
+	last, ok := p.Memo.Load().(*translated)
+	var err error
+	switch {
+	case !ok || last.by != t || len(last.endpoints) != len(p.Endpoints):
+		last, err = t.whole(p)
+	case !slices.Equal(last.endpoints, p.Endpoints):
+		last, err = last.with(p.Endpoints)
+	default:
+		return last.set, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.Memo.Store(last)
+	return last.set, nil
+}
+
+// translated is what the frame of a plan remembers: its last set. The endpoints' resources follow the clusters'.
+type translated struct {
+	by        *Translator
+	clusters  int
+	endpoints []*plan.Endpoints
+	set       *Set
+}
+
+// whole translates a plan from its parts.
+func (t *Translator) whole(p *plan.Proxy) (*translated, error) {
 	n := len(p.Clusters) + len(p.Endpoints) + len(p.Inbounds) + len(p.Outbounds) + len(p.Forwarders) + len(p.Routes)
 	b := setBuilder{t: t, set: &Set{Resources: make([]*Resource, 0, n), Sources: make(map[*Resource][]plan.Source, n)}}
 	for _, c := range p.Clusters {
 		add(&b, c, &c.Memo, c.Sources, cluster)
 	}
+	b.sort()
 	for _, e := range p.Endpoints {
 		add(&b, e, &e.Memo, e.Sources, loadAssignment)
 	}
+	b.sorted = len(b.set.Resources)
 	for _, l := range p.Inbounds {
 		add(&b, l, &l.Memo, l.Sources, inbound)
 	}
@@ -128,13 +160,33 @@ func (t *Translator) Translate(p *plan.Proxy) (*Set, error) {
 	for _, l := range p.Forwarders {
 		add(&b, l, &l.Memo, l.Sources, forwarder)
 	}
+	b.sort()
 	for _, r := range p.Routes {
 		add(&b, r, &r.Memo, r.Sources, routeConfiguration)
 	}
+	b.sort()
 	if b.err != nil {
 		return nil, b.err
 	}
-	return b.set, nil
+	return &translated{by: t, clusters: len(p.Clusters), endpoints: p.Endpoints, set: b.set}, nil
+}
+
+// with is the same with other endpoints, of the same clusters.
+func (last *translated) with(endpoints []*plan.Endpoints) (*translated, error) {
+	set := &Set{Resources: slices.Clone(last.set.Resources), Sources: maps.Clone(last.set.Sources)}
+	for i, e := range endpoints {
+		if e == last.endpoints[i] {
+			continue
+		}
+		r, err := resourceOf(last.by, e, &e.Memo, e.Sources, loadAssignment)
+		if err != nil {
+			return nil, err
+		}
+		delete(set.Sources, set.Resources[last.clusters+i])
+		set.Resources[last.clusters+i] = r
+		set.Sources[r] = e.Sources
+	}
+	return &translated{by: last.by, clusters: last.clusters, endpoints: endpoints, set: set}, nil
 }
 
 // message is any of the resources' types.
@@ -149,37 +201,54 @@ type made struct {
 	resource *Resource
 }
 
+// setBuilder collects the resources of a plan; after an error it does no more.
 type setBuilder struct {
 	t   *Translator
 	set *Set
 	err error
+	// sorted is the number of resources that are in order.
+	sorted int
 }
 
-// add puts the resource of a part into the set, making it if the part does not remember it.
+// sort brings the resources of a type, which are the newest, into the order of their names.
+func (b *setBuilder) sort() {
+	slices.SortFunc(b.set.Resources[b.sorted:], func(x, y *Resource) int { return cmp.Compare(x.Name, y.Name) })
+	b.sorted = len(b.set.Resources)
+}
+
+// add puts the resource of a part into the set.
 func add[P any](b *setBuilder, part P, memo *index.Memo, sources []plan.Source, make func(P) (message, []Ref, error)) {
 	if b.err != nil {
 		return
 	}
-	m, ok := memo.Load().(*made)
-	if !ok || m.by != b.t {
-		msg, refs, err := make(part)
-		if err == nil {
-			err = msg.ValidateAll()
-		}
-		typeURL, name := identify(msg)
-		var r *Resource
-		if err == nil {
-			r, err = b.t.intern(typeURL, name, msg, refs)
-		}
-		if err != nil {
-			b.err = &InvalidError{TypeURL: typeURL, Name: name, Sources: sources, Err: err}
-			return
-		}
-		m = &made{by: b.t, resource: r}
-		memo.Store(m)
+	r, err := resourceOf(b.t, part, memo, sources, make)
+	if err != nil {
+		b.err = err
+		return
 	}
-	b.set.Resources = append(b.set.Resources, m.resource)
-	b.set.Sources[m.resource] = sources
+	b.set.Resources = append(b.set.Resources, r)
+	b.set.Sources[r] = sources
+}
+
+// resourceOf returns the resource of a part, making it if the part does not remember it.
+func resourceOf[P any](t *Translator, part P, memo *index.Memo, sources []plan.Source, make func(P) (message, []Ref, error)) (*Resource, error) {
+	if m, ok := memo.Load().(*made); ok && m.by == t {
+		return m.resource, nil
+	}
+	msg, refs, err := make(part)
+	if err == nil {
+		err = msg.ValidateAll()
+	}
+	typeURL, name := identify(msg)
+	var r *Resource
+	if err == nil {
+		r, err = t.intern(typeURL, name, msg, refs)
+	}
+	if err != nil {
+		return nil, &InvalidError{TypeURL: typeURL, Name: name, Sources: sources, Err: err}
+	}
+	memo.Store(&made{by: t, resource: r})
+	return r, nil
 }
 
 func identify(m message) (typeURL, name string) {

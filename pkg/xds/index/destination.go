@@ -7,8 +7,8 @@ import (
 	meshv1 "github.com/meridian-mesh/meridian/proto/meridian/mesh/v1"
 )
 
-// Destination is what an outbound with some tags means to all proxies of one identity. It is immutable: when a
-// choice changes there is another one. That endpoints come and go does not change it.
+// Destination is what an outbound with some tags means to the proxies for which the same policies hold. It is
+// immutable: when a choice changes they have another one. That endpoints come and go does not change it.
 type Destination struct {
 	// Service that the outbound names.
 	Service string
@@ -31,17 +31,33 @@ type Target struct {
 	Weight uint32
 }
 
-// destination follows the versions of a Destination.
+// destination is what an outbound means to one identity: it follows the choice of policies.
 type destination struct {
 	identity *identity
 	key      string
-	current  *Destination
-	// service that the outbound names: its protocol takes part in the choice of policies.
+	tags     map[string]string
+	// service that the outbound names: its protocol takes part in the choice.
 	service *service
-	// targets are the services to which the route leads.
-	targets map[*service]struct{}
+	// chosen is nil until the first choice, which is made with the change that brought the destination.
+	chosen *variant
 	// users counts the outbounds of each proxy that lead here; nil when it is gone.
 	users map[*proxy]int
+}
+
+// variant is what destinations with the same tags and policies have in common, whatever their identities.
+type variant struct {
+	is      choice
+	service *service
+	current *Destination
+	// targets are the services to which the route leads, each once.
+	targets []*service
+	users   map[*destination]struct{}
+}
+
+// choice names a variant among those of its service.
+type choice struct {
+	tags                  string
+	route, timeout, retry *resource.Object
 }
 
 // ask finds or makes the destination for an outbound of a proxy; nil when the tags name no service.
@@ -53,10 +69,7 @@ func (id *identity) ask(w *work, tags map[string]string, p *proxy) *destination 
 	key := FormatTags(tags)
 	d, ok := id.destinations[key]
 	if !ok {
-		d = &destination{
-			identity: id, key: key, current: &Destination{Service: name, Tags: tags},
-			service: id.mesh.service(w, name), users: map[*proxy]int{},
-		}
+		d = &destination{identity: id, key: key, tags: tags, service: id.mesh.service(w, name), users: map[*proxy]int{}}
 		d.service.askedBy[d] = struct{}{}
 		id.destinations[key] = d
 		w.destinations[d] = struct{}{}
@@ -80,63 +93,78 @@ func (d *destination) drop(w *work, p *proxy) {
 	delete(d.identity.destinations, d.key)
 	delete(d.service.askedBy, d)
 	w.services[d.service] = struct{}{}
-	d.aim(w, nil)
-}
-
-// aim makes the services of a route lead back to the destination, instead of those before.
-func (d *destination) aim(w *work, targets map[*service]struct{}) {
-	for s := range d.targets {
-		if _, stays := targets[s]; !stays {
-			delete(s.targetedBy, d)
-			w.services[s] = struct{}{}
-		}
-	}
-	for s := range targets {
-		s.targetedBy[d] = struct{}{}
-	}
-	d.targets = targets
+	d.chosen.leave(w, d)
 }
 
 // choose picks the policies anew and says whether anything is different now.
 func (d *destination) choose(w *work) bool {
-	m := d.identity.mesh
-	tags := map[string]string{TagService: d.current.Service}
-	next := &Destination{
-		Service: d.current.Service, Tags: d.current.Tags,
-		Route:   m.policies[policyRoute].choose(d.identity, d.current.Service, tags),
-		Timeout: m.policies[policyTimeout].choose(d.identity, d.current.Service, tags),
+	m, name := d.identity.mesh, d.service.name
+	is := choice{
+		tags:    d.key,
+		route:   m.policies[policyRoute].choose(d.identity, name, d.service.tags),
+		timeout: m.policies[policyTimeout].choose(d.identity, name, d.service.tags),
+		retry:   m.policies[policyRetry].choose(d.identity, name, d.service.tagsAndProtocol),
 	}
-	if p := d.service.current.Protocol; p != Unknown {
-		tags[TagProtocol] = string(p)
+	v, ok := d.service.variants[is]
+	if !ok || v.stale() {
+		v = d.variant(w, is)
 	}
-	next.Retry = m.policies[policyRetry].choose(d.identity, d.current.Service, tags)
-	targets := map[*service]struct{}{}
-	for _, split := range splits(next.Route) {
+	if v == d.chosen {
+		return false
+	}
+	v.users[d] = struct{}{}
+	d.chosen.leave(w, d)
+	d.chosen = v
+	return true
+}
+
+// variant makes the variant of a choice.
+func (d *destination) variant(w *work, is choice) *variant {
+	v := &variant{
+		is: is, service: d.service, users: map[*destination]struct{}{},
+		current: &Destination{Service: d.service.name, Tags: d.tags, Route: is.route, Timeout: is.timeout, Retry: is.retry},
+	}
+	for _, split := range splits(is.route) {
 		if split.GetWeight() == 0 {
 			continue
 		}
-		rest := fill(split.GetDestination(), d.current.Tags)
+		rest := fill(split.GetDestination(), d.tags)
 		name, ok := rest[TagService]
 		if !ok {
 			continue
 		}
 		delete(rest, TagService)
-		s := m.service(w, name)
-		targets[s] = struct{}{}
-		next.Targets = append(next.Targets, Target{Service: s.current, Tags: rest, Weight: split.GetWeight()})
+		s := d.identity.mesh.service(w, name)
+		v.current.Targets = append(v.current.Targets, Target{Service: s.current, Tags: rest, Weight: split.GetWeight()})
+		if _, known := s.targetedBy[v]; !known {
+			s.targetedBy[v] = struct{}{}
+			v.targets = append(v.targets, s)
+		}
 	}
-	d.aim(w, targets)
-	if next.same(d.current) {
-		return false
-	}
-	d.current = next
-	return true
+	d.service.variants[is] = v
+	return v
 }
 
-// same compares what choose decides. Equal routes have equal splits, so only the services are left to look at.
-func (a *Destination) same(b *Destination) bool {
-	return a.Route == b.Route && a.Timeout == b.Timeout && a.Retry == b.Retry &&
-		slices.EqualFunc(a.Targets, b.Targets, func(x, y Target) bool { return x.Service == y.Service })
+// stale says whether a service to which the route leads is another now.
+func (v *variant) stale() bool {
+	return slices.ContainsFunc(v.current.Targets, func(t Target) bool { return t.Service != t.Service.entry.current })
+}
+
+// leave takes a destination off; without any the variant goes.
+func (v *variant) leave(w *work, d *destination) {
+	if v == nil {
+		return
+	}
+	if delete(v.users, d); len(v.users) > 0 {
+		return
+	}
+	if v.service.variants[v.is] == v {
+		delete(v.service.variants, v.is)
+	}
+	for _, s := range v.targets {
+		delete(s.targetedBy, v)
+		w.services[s] = struct{}{}
+	}
 }
 
 func splits(route *resource.Object) []*meshv1.TrafficRoute_Split {

@@ -227,12 +227,16 @@ func (ix *Index) takeMesh(w *work, m *mesh, o *resource.Object) {
 func (ix *Index) settle(w *work) []resource.Key {
 	for s := range w.services {
 		if was := s.current; s.refresh() {
-			for d := range s.targetedBy {
-				w.touch(d)
-			}
 			if s.current != was {
 				addAll(w.destinations, s.askedBy)
-				addAll(w.destinations, s.targetedBy)
+			}
+			for v := range s.targetedBy {
+				for d := range v.users {
+					w.touch(d)
+				}
+				if s.current != was {
+					addAll(w.destinations, v.users)
+				}
 			}
 		}
 	}

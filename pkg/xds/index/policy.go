@@ -129,11 +129,10 @@ func (p *policy) before(o *policy) bool {
 }
 
 // choose finds the policy that holds between an identity and a destination, which has the given tags; nil: none.
-func (ps *policies) choose(id *identity, service string, tags map[string]string) *resource.Object {
+func (ps *policies) choose(id *identity, service string, to []map[string]string) *resource.Object {
 	var (
 		top  *policy
 		high rank
-		to   = []map[string]string{tags}
 	)
 	consider := func(k pair) {
 		for p := range ps.byPair[k] {

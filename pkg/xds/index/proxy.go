@@ -28,7 +28,7 @@ type Proxy struct {
 // Destination is what the proxy's outbound of that number leads to; nil where it names no service.
 func (p *Proxy) Destination(outbound int) *Destination {
 	if d := p.destinations[outbound]; d != nil {
-		return d.current
+		return d.chosen.current
 	}
 	return nil
 }

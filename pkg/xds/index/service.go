@@ -89,8 +89,13 @@ type service struct {
 	externals map[string]*external
 	current   *Service
 	endpoints *Endpoints
-	// askedBy are the destinations that name the service, targetedBy those whose route leads to it.
-	askedBy, targetedBy map[*destination]struct{}
+	// tags by which policies are chosen for it; those of the current version.
+	tags, tagsAndProtocol []map[string]string
+	// askedBy are the destinations that name the service, and variants the choices that were made for them.
+	askedBy  map[*destination]struct{}
+	variants map[choice]*variant
+	// targetedBy are the variants, of any service, whose route leads here.
+	targetedBy map[*variant]struct{}
 }
 
 // offer is one inbound of a proxy. endpoint.Host is empty while it must not be called.
@@ -119,14 +124,23 @@ func (m *mesh) service(w *work, name string) *service {
 	if !ok {
 		s = &service{
 			mesh: m, name: name, offers: map[offerKey]*offer{}, externals: map[string]*external{},
-			askedBy: map[*destination]struct{}{}, targetedBy: map[*destination]struct{}{},
-			endpoints: &Endpoints{Service: name},
+			askedBy: map[*destination]struct{}{}, variants: map[choice]*variant{}, targetedBy: map[*variant]struct{}{},
+			endpoints: &Endpoints{Service: name}, tags: []map[string]string{{TagService: name}},
 		}
-		s.current = &Service{Name: name, entry: s}
+		s.become(&Service{Name: name, entry: s})
 		m.services[name] = s
 	}
 	w.services[s] = struct{}{}
 	return s
+}
+
+// become makes a version of the service the current one.
+func (s *service) become(next *Service) {
+	s.current = next
+	s.tagsAndProtocol = s.tags
+	if next.Protocol != Unknown {
+		s.tagsAndProtocol = []map[string]string{{TagService: s.name, TagProtocol: string(next.Protocol)}}
+	}
 }
 
 // release forgets a service that nobody offers or asks for.
@@ -199,7 +213,7 @@ func (s *service) refresh() bool {
 		shape.fixed = next
 	}
 	if shape != *s.current {
-		s.current = &shape
+		s.become(&shape)
 	} else if next == s.endpoints {
 		return false
 	}

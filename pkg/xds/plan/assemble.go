@@ -1,10 +1,20 @@
 package plan
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/meridian-mesh/meridian/pkg/xds/index"
 )
+
+// assembled is what a proxy's last plan was made of. While the destinations are the same, so is the frame; and
+// while the endpoints are too, so is the plan.
+type assembled struct {
+	destinations []*index.Destination
+	// services of the plan's Endpoints, in their order.
+	services []*index.Service
+	plan     *Proxy
+}
 
 // use is a cluster of the plan and the destination whose settings it has.
 type use struct {
@@ -13,33 +23,74 @@ type use struct {
 	by      *destination
 }
 
-// assemble puts a proxy's plan together from its own parts and those of what its outbounds lead to. A cluster
-// has the settings of the outbound to its own service, or, where there is none, of the first outbound that
-// leads to it.
-func assemble(p *index.Proxy, own *own) *Proxy {
+// build plans a proxy from its own parts and those of what its outbounds lead to, going on from its last plan.
+func build(p *index.Proxy, own *own) *Proxy {
+	last := own.last
+	if last == nil || !last.holds(p, own) {
+		last = assemble(p, own)
+	}
+	own.last = last
+	if !last.current() {
+		endpoints := make([]*Endpoints, len(last.services))
+		for i, s := range last.services {
+			endpoints[i] = endpointParts(s.Endpoints())
+		}
+		last.plan = &Proxy{Frame: last.plan.Frame, Endpoints: endpoints}
+	}
+	return last.plan
+}
+
+// current says whether the last plan's endpoints are those of now.
+func (a *assembled) current() bool {
+	if len(a.plan.Endpoints) != len(a.services) {
+		return false
+	}
+	for i, s := range a.services {
+		if endpointParts(s.Endpoints()) != a.plan.Endpoints[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// holds says whether the proxy's outbounds lead to the same destinations as before.
+func (a *assembled) holds(p *index.Proxy, own *own) bool {
+	for i, l := range own.outbounds {
+		if p.Destination(l.number) != a.destinations[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// assemble puts together what of a plan doesn't depend on endpoints. A cluster has the settings of the outbound
+// to its own service, or, where there is none, of the first outbound that leads to it.
+func assemble(p *index.Proxy, own *own) *assembled {
 	n := len(own.outbounds)
-	plan := &Proxy{
+	frame := &Frame{
 		Key: p.Key, Sources: own.sources, Inbounds: own.inbounds, Forwarders: own.forwarders,
 		Outbounds: make([]*Outbound, 0, n), Routes: make([]*Route, 0, n), Problems: slices.Clip(own.problems),
 	}
+	a := &assembled{destinations: make([]*index.Destination, n), plan: &Proxy{Frame: frame}}
 	uses := make([]use, 0, n)
 	at := make(map[string]int, n)
 	routes := make(map[string]struct{}, n)
-	for _, l := range own.outbounds {
+	for i, l := range own.outbounds {
 		of := p.Destination(l.number)
+		a.destinations[i] = of
 		if of == nil {
-			plan.Problems = append(plan.Problems, Problem{
+			frame.Problems = append(frame.Problems, Problem{
 				Part: l.Name, Text: "left out: it names no service", Sources: own.sources,
 			})
 			continue
 		}
 		d := destinationParts(of)
-		plan.Outbounds = append(plan.Outbounds, d.listener(l.Listener))
-		plan.Problems = append(plan.Problems, d.problems...)
+		frame.Outbounds = append(frame.Outbounds, d.listener(l.Listener))
+		frame.Problems = append(frame.Problems, d.problems...)
 		if d.route != nil && d.protocol.IsHTTP() {
 			if _, seen := routes[d.route.Name]; !seen {
 				routes[d.route.Name] = struct{}{}
-				plan.Routes = append(plan.Routes, d.route)
+				frame.Routes = append(frame.Routes, d.route)
 			}
 		}
 		for i, c := range d.clusters {
@@ -61,14 +112,14 @@ func assemble(p *index.Proxy, own *own) *Proxy {
 			}
 		}
 	}
-	plan.Clusters = make([]*Cluster, 0, len(own.clusters)+len(uses))
-	plan.Clusters = append(plan.Clusters, own.clusters...)
-	plan.Endpoints = make([]*Endpoints, 0, len(uses))
+	slices.SortFunc(uses, func(a, b use) int { return cmp.Compare(a.cluster.Name, b.cluster.Name) })
+	frame.Clusters = make([]*Cluster, 0, len(own.clusters)+len(uses))
+	frame.Clusters = append(frame.Clusters, own.clusters...)
 	for _, u := range uses {
-		plan.Clusters = append(plan.Clusters, u.cluster)
+		frame.Clusters = append(frame.Clusters, u.cluster)
 		if u.cluster.Discovery == DiscoverMesh {
-			plan.Endpoints = append(plan.Endpoints, endpointParts(u.service.Endpoints()))
+			a.services = append(a.services, u.service)
 		}
 	}
-	return plan
+	return a
 }

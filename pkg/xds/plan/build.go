@@ -35,6 +35,7 @@ type own struct {
 	forwarders []*Forwarder
 	clusters   []*Cluster
 	problems   []Problem
+	last       *assembled
 }
 
 // ownOutbound is where an outbound listens.

@@ -40,6 +40,14 @@ func source(o *resource.Object) Source { return Source{Key: o.Key, Revision: o.S
 
 // Proxy is the plan of one proxy. It is immutable, as are all its parts, some of which it shares with others.
 type Proxy struct {
+	*Frame
+	// Endpoints of the clusters with DiscoverMesh, in their order.
+	Endpoints []*Endpoints
+}
+
+// Frame is what of a plan stays when endpoints come and go: the plans of a proxy share it as long as nothing
+// else changes.
+type Frame struct {
 	Key resource.Key
 	// Sources of the proxy itself: its dataplane. Every listener has them besides its own.
 	Sources   []Source
@@ -51,10 +59,9 @@ type Proxy struct {
 	Routes []*Route
 	// Clusters that any of the above lead to, each once, workloads first.
 	Clusters []*Cluster
-	// Endpoints of the clusters with DiscoverMesh, in their order.
-	Endpoints []*Endpoints
 	// Problems with what was left out.
 	Problems []Problem
+	Memo     index.Memo
 }
 
 // Problem is a part that was left out of a plan, or changed.
@@ -237,5 +244,5 @@ func Build(ix *index.Index, proxy resource.Key) (*Proxy, error) {
 	if p.Mesh == nil {
 		return nil, fmt.Errorf("%w %q of %s", ErrUnknownMesh, proxy.Scope, proxy)
 	}
-	return assemble(p, ownParts(p)), nil
+	return build(p, ownParts(p)), nil
 }
