@@ -122,9 +122,10 @@ func checkBuiltin(ca conf) {
 	}
 }
 
-// checkProvided asks for a certificate and a key; that they can be loaded and belong together is seen where
-// secrets can be read.
+// checkProvided asks for a certificate and a key. What stands in the mesh itself is looked into; secrets and
+// files are where they can be read.
 func checkProvided(c conf) {
+	inline := map[string][]byte{}
 	for _, name := range []string{"cert", "key"} {
 		source := c.object(name)
 		if !c.has(name) {
@@ -143,9 +144,14 @@ func checkProvided(c conf) {
 			case *s == "":
 				source.fail(kind, cannotBeEmpty)
 			case kind == "inline":
-				if _, err := base64.StdEncoding.DecodeString(*s); err != nil {
+				b, err := base64.StdEncoding.DecodeString(*s)
+				if err != nil {
 					source.fail(kind, "must be base64 with padding")
+					continue
 				}
+				inline[name] = b
+			case kind == "inlineString":
+				inline[name] = []byte(*s)
 			}
 		}
 		switch {
@@ -153,6 +159,14 @@ func checkProvided(c conf) {
 			c.fail(name, "must have only one of "+strings.Join(given, ", "))
 		case len(given) == 0 && source.valid:
 			source.fail("secret", cannotBeEmpty)
+		}
+		if len(given) != 1 {
+			delete(inline, name)
+		}
+	}
+	if len(inline) == 2 {
+		for _, x := range ValidateProvidedCA(c.path, inline["cert"], inline["key"]) {
+			c.v.Add(x.Field, x.Message)
 		}
 	}
 }
