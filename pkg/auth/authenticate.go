@@ -19,17 +19,20 @@ import (
 // remembered is how many verified tokens an authenticator keeps.
 const remembered = 4096
 
-// Refusal is the error of an authenticator: the peer is not who it must be. Over gRPC it is Unauthenticated.
+// Refusal is the error of an authenticator: the peer is not who it must be. Over gRPC it is Unauthenticated,
+// with a message that begins "authentication failed: ".
 type Refusal struct{ Reason error }
 
-// Error implements error.
-func (r *Refusal) Error() string { return "authentication failed: " + r.Reason.Error() }
+// Error gives the reason alone; the caller says what failed by it.
+func (r *Refusal) Error() string { return r.Reason.Error() }
 
 // Unwrap gives the reason.
 func (r *Refusal) Unwrap() error { return r.Reason }
 
 // GRPCStatus lets a gRPC server return a Refusal as it is.
-func (r *Refusal) GRPCStatus() *status.Status { return status.New(codes.Unauthenticated, r.Error()) }
+func (r *Refusal) GRPCStatus() *status.Status {
+	return status.New(codes.Unauthenticated, "authentication failed: "+r.Error())
+}
 
 func refuse(err error) error { return &Refusal{Reason: err} }
 

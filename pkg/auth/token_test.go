@@ -353,7 +353,7 @@ func TestZoneAuthenticatorByToken(t *testing.T) {
 	} {
 		_, _, err := a.AuthenticateZone(ctx)
 		var r *Refusal
-		if !errors.As(err, &r) || status.Code(err) != codes.Unauthenticated || !strings.HasPrefix(err.Error(), "authentication failed: ") {
+		if !errors.As(err, &r) || status.Code(err) != codes.Unauthenticated || status.Convert(err).Message() != "authentication failed: "+err.Error() {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

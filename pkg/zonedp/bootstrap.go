@@ -48,7 +48,7 @@ func newClient(s *settings) *client {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// refusal is an answer other than 200.
+// refusal is an answer other than 2xx.
 type refusal struct {
 	status int
 	reason string
@@ -92,7 +92,7 @@ func (c *client) post(ctx context.Context, path string, body any, limit time.Dur
 	if err != nil {
 		return nil, fmt.Errorf("read the answer: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
 		answer = answer[:min(len(answer), maxReason)]
 		return nil, &refusal{resp.StatusCode, strings.Join(strings.Fields(string(answer)), " ")}
 	}
@@ -160,10 +160,11 @@ func (c *client) goodbye(ctx context.Context, s *settings) error {
 		Mesh string `json:"mesh"`
 		Name string `json:"name"`
 	}{s.Mesh, s.Name}, goodbyeTime)
-	if err != nil {
-		return fmt.Errorf("goodbye: %w", err)
+	// One that is not there any more needs no goodbye: the end of its stream was seen first.
+	if r := (*refusal)(nil); err == nil || errors.As(err, &r) && r.status == http.StatusNotFound {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("goodbye: %w", err)
 }
 
 // adminAddress gives where a bootstrap makes Envoy's admin listen, as the control plane may have chosen; "" if

@@ -69,7 +69,8 @@ func newCP(t *testing.T, answers ...int) *fakeCP {
 		}
 		fmt.Fprintln(w, "node: {}")
 	})
-	mux.HandleFunc("POST /goodbye", func(_ http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("POST /goodbye", func(w http.ResponseWriter, r *http.Request) {
+		defer w.WriteHeader(http.StatusNoContent)
 		body, _ := io.ReadAll(r.Body)
 		cp.mu.Lock()
 		defer cp.mu.Unlock()
