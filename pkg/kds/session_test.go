@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -550,5 +551,34 @@ func TestReconnectSendsNothing(t *testing.T) {
 		if size += proto.Size(h); size > 500 {
 			t.Errorf("%d bytes of frames", size)
 		}
+	})
+}
+
+// A zone that comes back with nothing changed costs little more than the connection.
+func TestReconnectBytes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var bytes atomic.Int64
+		g := newGlobal(t)
+		write(t, g.store.Config(), put(mesh("m"), "1"))
+		z := g.zone("zone-1", func(o *kds.ClientOptions) {
+			o.Dial = func(ctx context.Context, a string) (net.Conn, error) {
+				c, err := g.dial(ctx, a)
+				return counted{c, &bytes}, err
+			}
+		})
+		time.Sleep(5 * time.Minute)
+		z.stop()
+		synctest.Wait()
+		bytes.Store(0)
+		z.start()
+		synctest.Wait()
+		n := bytes.Load()
+		t.Logf("%d bytes to be back", n)
+		if n > 2000 {
+			t.Errorf("%d bytes to be back", n)
+		}
+		bytes.Store(0)
+		time.Sleep(time.Minute)
+		t.Logf("%d bytes in an idle minute", bytes.Load())
 	})
 }
