@@ -170,7 +170,8 @@ func (l *Log) Apply(ctx context.Context, b store.Batch) (store.Result, error) {
 	if r.err != nil {
 		return store.Result{}, r.err
 	}
-	if l.opts.Audit != nil && b.Author != (store.Author{}) {
+	changes := len(b.Puts)+len(b.Deletes)+len(b.DeleteScopes) > 0
+	if l.opts.Audit != nil && b.Author != (store.Author{}) && changes {
 		l.audit(ctx, &b, r.result.Revision)
 	}
 	return r.result, nil
