@@ -68,12 +68,17 @@ func Main(root *cobra.Command) int {
 }
 
 // Status gives the exit status that an error asks for (one that has an ExitCode method asks for its own) and
-// prints the error.
+// prints the error in one line, unless it says by a Multiline method that it is meant to be shown in lines.
 func Status(stderr io.Writer, err error) int {
 	if err == nil {
 		return 0
 	}
-	_, _ = fmt.Fprintln(stderr, "Error:", strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; "))
+	text := err.Error()
+	var lines interface{ Multiline() bool }
+	if !errors.As(err, &lines) || !lines.Multiline() {
+		text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	}
+	_, _ = fmt.Fprintln(stderr, "Error:", text)
 	var status interface{ ExitCode() int }
 	if errors.As(err, &status) {
 		return status.ExitCode()

@@ -105,6 +105,11 @@ type exit int
 func (e exit) Error() string { return fmt.Sprintf("envoy ended with %d", int(e)) }
 func (e exit) ExitCode() int { return int(e) }
 
+type lines string
+
+func (l lines) Error() string   { return string(l) }
+func (l lines) Multiline() bool { return true }
+
 func TestStatus(t *testing.T) {
 	for name, tt := range map[string]struct {
 		err  error
@@ -114,6 +119,7 @@ func TestStatus(t *testing.T) {
 		"fine":      {nil, 0, ""},
 		"an error":  {errors.New("x"), 1, "Error: x\n"},
 		"two lines": {errors.New("x\ny\r\n"), 1, "Error: x; y\n"},
+		"in lines":  {fmt.Errorf("file: %w", lines("x\ny")), 1, "Error: file: x\ny\n"},
 		"own code":  {fmt.Errorf("zone-dp: %w", exit(7)), 7, "Error: zone-dp: envoy ended with 7\n"},
 	} {
 		var stderr bytes.Buffer

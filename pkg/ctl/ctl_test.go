@@ -1,0 +1,148 @@
+package ctl
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"meridianctl": func() {
+		root := &cobra.Command{Use: "meridianctl", SilenceErrors: true, SilenceUsage: true}
+		AddCommands(root)
+		if err := root.Execute(); err != nil {
+			fmt.Fprintln(os.Stderr, "Error:", err)
+			os.Exit(1)
+		}
+	}})
+}
+
+// TestScripts runs the scripts against a server that answers with the files in the script's directory answers/:
+// METHOD_path_with_underscores, the first line being the status. It notes each request in the file requests.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			srv := httptest.NewServer(&server{dir: env.WorkDir})
+			env.Defer(srv.Close)
+			secure := httptest.NewUnstartedServer(&server{dir: env.WorkDir})
+			secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+			secure.StartTLS()
+			env.Defer(secure.Close)
+			env.Setenv("ADDRESS", srv.URL)
+			env.Setenv("SECURE", secure.URL)
+			return nil
+		},
+	})
+}
+
+type server struct {
+	dir string
+	mu  sync.Mutex
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	body, _ := io.ReadAll(r.Body)
+	uri, _ := url.PathUnescape(r.URL.RequestURI())
+	f, err := os.OpenFile(filepath.Join(s.dir, "requests"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	defer f.Close()
+	fmt.Fprintf(f, "%s %s\n", r.Method, uri)
+	if len(body) > 0 {
+		fmt.Fprintf(f, "%s\n%s\n", r.Header.Get("Content-Type"), strings.TrimRight(string(body), "\n"))
+	}
+	name := strings.NewReplacer("/", "_", "?", "_", "&", "_", "=", "_").Replace(r.Method + uri)
+	answer, err := os.ReadFile(filepath.Join(s.dir, "answers", name))
+	if err != nil {
+		http.Error(w, "404: Not Found, no answer "+name, http.StatusNotFound)
+		return
+	}
+	first, rest, _ := strings.Cut(string(answer), "\n")
+	var status int
+	if _, err := fmt.Sscan(first, &status); err != nil {
+		panic(err)
+	}
+	if r.Method == http.MethodPut || r.Method == http.MethodDelete {
+		w.Header().Set("Meridian-Revision", "812")
+	}
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, strings.ReplaceAll(rest, "$HOST", r.Host))
+}
+
+func TestParseDocuments(t *testing.T) {
+	for name, tt := range map[string]struct {
+		text string
+		want []string // "type name mesh content-type"
+		err  string
+	}{
+		"one":             {"type: Mesh\nname: a\n", []string{"Mesh a  application/yaml"}, ""},
+		"several":         {"# first\n---\ntype: Mesh\nname: a\n--- # next\n\n---\ntype: Retry\nname: b\nmesh: a\n...\n", []string{"Mesh a  application/yaml", "Retry b a application/yaml"}, ""},
+		"text with a cut": {"type: Mesh\nname: a\nx: |\n  ---\n  y\n", []string{"Mesh a  application/yaml"}, ""},
+		"JSON":            {` {"type":"Mesh","name":"a"} {"type":"Retry","name":"b","mesh":"a"}`, []string{"Mesh a  application/json", "Retry b a application/json"}, ""},
+		"flow":            {"{type: Mesh, name: a}", []string{"Mesh a  application/yaml"}, ""},
+		"windows":         {"type: Mesh\r\nname: a\r\n---\r\ntype: Mesh\r\nname: b\r\n", []string{"Mesh a  application/yaml", "Mesh b  application/yaml"}, ""},
+		"nothing":         {"---\n# nothing\n---\n", nil, ""},
+		"empty":           {"", nil, ""},
+		"broken":          {"a: b\n---\na: b: c\n", nil, "document 2: "},
+		"no mapping":      {"- a\n", nil, "document 1: "},
+		"no text":         {"type: [a]\n", nil, "document 1: "},
+	} {
+		docs, err := parseDocuments([]byte(tt.text))
+		if (err != nil) != (tt.err != "") || err != nil && (!strings.HasPrefix(err.Error(), tt.err) || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var got []string
+		for _, d := range docs {
+			got = append(got, strings.Join([]string{d.Type, d.Name, d.Mesh, d.contentType}, " "))
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+	}
+}
+
+func FuzzParseDocuments(f *testing.F) {
+	f.Add([]byte("type: Mesh\n---\nname: a\n"))
+	f.Add([]byte(`{"type":"Mesh"}`))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = parseDocuments(data) })
+}
+
+func FuzzRefusal(f *testing.F) {
+	f.Add([]byte(`{"title":"a","details":"b","causes":[{"field":"c","message":"d"}]}`))
+	f.Add([]byte(`{"title":1}`))
+	f.Add([]byte(`405`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var e *APIError
+		if err := refusal(400, body); !errors.As(err, &e) || err.Error() == "" {
+			t.Errorf("%q: %v", body, err)
+		}
+	})
+}
+
+func TestNumber(t *testing.T) {
+	for raw, want := range map[string]string{`"12"`: "12", `12`: "12", `null`: "-", ``: "-", `""`: "-"} {
+		if got := number(json.RawMessage(raw)); got != want {
+			t.Errorf("%s: %s", raw, got)
+		}
+	}
+}
