@@ -281,6 +281,7 @@ func (r *Recorder) show() {
 func (r *Recorder) CursorMoved() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.positions.note(r.store.Config().View())
 	r.dirty.positions = true
 	r.wake()
 }
