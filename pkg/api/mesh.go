@@ -181,8 +181,10 @@ func deleteSecret(config store.View, old *resource.Object, d *decision) error {
 		for _, b := range mesh.GetMtls().GetBackends() {
 			for _, ref := range backendSecrets(meshKey.Name, b) {
 				if ref.name == old.Key.Name {
-					return invalid(titleDelete, detailsInvalid, resource.Violations{{Field: "name",
-						Message: fmt.Sprintf("The secret %q that you are trying to remove is currently in use in Mesh %q in mTLS backend %q. Please remove the reference from the %q backend before removing the secret.", old.Key.Name, meshKey.Name, b.GetName(), b.GetName())}})
+					return invalid(titleDelete, detailsInvalid, resource.Violations{{
+						Field:   "name",
+						Message: fmt.Sprintf("secret %q is in use by the mTLS backend %q of mesh %q: take it out there first", old.Key.Name, b.GetName(), meshKey.Name),
+					}})
 				}
 			}
 		}

@@ -79,16 +79,22 @@ func (x *observations) head(applied uint64) uint64 {
 	return applied
 }
 
+// figure is one number of a position.
+type figure struct {
+	name string
+	n    uint64
+}
+
 // positionJSON writes numbers as decimal strings.
-func positionJSON(fields ...any) json.RawMessage {
+func positionJSON(figures ...figure) json.RawMessage {
 	b := []byte{'{'}
-	for i := 0; i < len(fields); i += 2 {
+	for i, f := range figures {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = strconv.AppendQuote(b, fields[i].(string))
+		b = strconv.AppendQuote(b, f.name)
 		b = append(b, ':', '"')
-		b = strconv.AppendUint(b, fields[i+1].(uint64), 10)
+		b = strconv.AppendUint(b, f.n, 10)
 		b = append(b, '"')
 	}
 	return append(b, '}')
@@ -101,8 +107,10 @@ func (x *observations) zone(o *resource.Object, single bool) ([]byte, error) {
 		return nil, err
 	}
 	// Published documents show a mesh, though a zone has none.
-	out := resource.Overview{Type: "ZoneOverview", Mesh: defaultMesh, Name: o.Key.Name, Created: o.Created, Modified: o.Modified,
-		Parts: []resource.Part{{Name: "zone", Message: spec}}}
+	out := resource.Overview{
+		Type: "ZoneOverview", Mesh: defaultMesh, Name: o.Key.Name, Created: o.Created, Modified: o.Modified,
+		Parts: []resource.Part{{Name: "zone", Message: spec}},
+	}
 	insight, err := find[systemv1.ZoneInsight](x.observed, resource.Key{Kind: resource.KindZoneInsight, Name: o.Key.Name})
 	if err != nil {
 		return nil, err
@@ -116,11 +124,11 @@ func (x *observations) zone(o *resource.Object, single bool) ([]byte, error) {
 	}
 	if own || x.service.Mode == Global {
 		out.Parts = append(out.Parts, resource.Part{Name: "position", Raw: positionJSON(
-			"applied", p.GetApplied(),
-			"live", p.GetLive(),
-			"head", x.head(p.GetApplied()),
-			"lagging", uint64(p.GetLagging()),
-			"rejected", uint64(p.GetRejected()),
+			figure{"applied", p.GetApplied()},
+			figure{"live", p.GetLive()},
+			figure{"head", x.head(p.GetApplied())},
+			figure{"lagging", uint64(p.GetLagging())},
+			figure{"rejected", uint64(p.GetRejected())},
 		)})
 	}
 	return out.Append(nil, 0)
@@ -143,8 +151,10 @@ func (x *observations) dataplane(o *resource.Object, single bool) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	out := resource.Overview{Type: "DataplaneOverview", Mesh: o.Key.Scope, Name: o.Key.Name, Created: o.Created, Modified: o.Modified,
-		Parts: []resource.Part{{Name: "dataplane", Message: spec}}}
+	out := resource.Overview{
+		Type: "DataplaneOverview", Mesh: o.Key.Scope, Name: o.Key.Name, Created: o.Created, Modified: o.Modified,
+		Parts: []resource.Part{{Name: "dataplane", Message: spec}},
+	}
 	insight, err := find[meshv1.DataplaneInsight](x.observed, resource.Key{Kind: resource.KindDataplaneInsight, Scope: o.Key.Scope, Name: o.Key.Name})
 	if err != nil {
 		return nil, err
@@ -156,7 +166,7 @@ func (x *observations) dataplane(o *resource.Object, single bool) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	out.Parts = append(out.Parts, resource.Part{Name: "position", Raw: positionJSON("live", live)})
+	out.Parts = append(out.Parts, resource.Part{Name: "position", Raw: positionJSON(figure{"live", live})})
 	return out.Append(nil, 0)
 }
 

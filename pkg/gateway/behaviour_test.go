@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -607,7 +606,7 @@ func TestZoneTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		token, err := auth.VerifyZoneToken(a.body, auth.KeySet{key.ID: key.Signer.Public().(crypto.PublicKey)}, now)
+		token, err := auth.VerifyZoneToken(a.body, auth.KeySet{key.ID: key.Signer.Public()}, now)
 		if err != nil || token.Zone != "zone-1" || !token.Expires.Equal(now.Add(life)) {
 			t.Errorf("%+v %v", token, err)
 		}

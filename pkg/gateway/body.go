@@ -260,7 +260,7 @@ func (g *gateway) fail(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marsh
 	switch {
 	case code == http.StatusMethodNotAllowed:
 		allow := ""
-		if req := requestFrom(ctx); req != nil && slices.Contains(req.route.methods, http.MethodGet) {
+		if req := requestFrom(ctx); req != nil && req.route.takes(http.MethodGet) {
 			allow = http.MethodGet
 		}
 		w.Header().Set("Allow", allow)

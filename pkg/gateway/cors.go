@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -61,14 +60,14 @@ func (o origins) headers(w http.ResponseWriter, r *http.Request) {
 }
 
 // preflight answers a browser's question about a route, and says whether it was one.
-func (o origins) preflight(w http.ResponseWriter, r *http.Request, methods []string) bool {
+func (o origins) preflight(w http.ResponseWriter, r *http.Request, to route) bool {
 	method := r.Header.Get("Access-Control-Request-Method")
 	if r.Method != http.MethodOptions || method == "" || len(o.domains) == 0 {
 		return false
 	}
 	h := w.Header()
-	if slices.Contains(methods, method) && allHeadersAllowed(r.Header.Get("Access-Control-Request-Headers")) {
-		h.Set("Access-Control-Allow-Methods", strings.Join(methods, ","))
+	if to.takes(method) && allHeadersAllowed(r.Header.Get("Access-Control-Request-Headers")) {
+		h.Set("Access-Control-Allow-Methods", strings.ReplaceAll(to.allow, " ", ""))
 		h.Set("Access-Control-Allow-Headers", "content-type")
 	} else {
 		h.Del("Access-Control-Allow-Origin")

@@ -67,8 +67,10 @@ func FuzzOffset(f *testing.F) {
 }
 
 func FuzzBody(f *testing.F) {
-	for _, body := range []string{timeout, dataplane, permission, `{"data":"AA=="}`, `{"zone":"zone-1","validFor":"1h"}`, `{"mesh":"default","tags":{"a":["b"]}}`,
-		`{`, `[]`, `null`, `{"type":"Timeout","NAME":"t"}`, "sources:\n- match: {a: b}\n", "a: &a [*a]", `{"mtls":{"backends":[{"name":"a","type":"provided","conf":{"cert":{"secret":7}}}]}}`} {
+	for _, body := range []string{
+		timeout, dataplane, permission, `{"data":"AA=="}`, `{"zone":"zone-1","validFor":"1h"}`, `{"mesh":"default","tags":{"a":["b"]}}`,
+		`{`, `[]`, `null`, `{"type":"Timeout","NAME":"t"}`, "sources:\n- match: {a: b}\n", "a: &a [*a]", `{"mtls":{"backends":[{"name":"a","type":"provided","conf":{"cert":{"secret":7}}}]}}`,
+	} {
 		f.Add(body)
 	}
 	p := start(f, setup{})

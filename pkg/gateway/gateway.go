@@ -11,7 +11,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -116,11 +115,11 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		text(w, http.StatusNotFound)
 		return
 	}
-	if g.origins.preflight(w, r, route.methods) {
+	if g.origins.preflight(w, r, route) {
 		return
 	}
-	if !slices.Contains(route.methods, r.Method) {
-		w.Header().Set("Allow", strings.Join(route.methods, ", "))
+	if !route.takes(r.Method) {
+		w.Header().Set("Allow", route.allow)
 		text(w, http.StatusMethodNotAllowed)
 		return
 	}
@@ -165,7 +164,7 @@ func (g *gateway) inner(r *http.Request, route route, body []byte) *http.Request
 // pick keeps the parameters that a route has. Where one value is wanted the first counts.
 func (r route) pick(all url.Values) url.Values {
 	out := url.Values{}
-	for _, name := range r.query {
+	for name := range strings.FieldsSeq(r.query) {
 		switch v := all[name]; {
 		case len(v) == 0:
 		case name == "tag":

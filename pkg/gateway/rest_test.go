@@ -102,7 +102,7 @@ func (p *plane) mesh(name string) {
 }
 
 // seed writes an object past the API.
-func (p *plane) seed(k resource.Key, origin resource.Origin, spec proto.Message) resource.Revision {
+func (p *plane) seed(k resource.Key, origin resource.Origin, spec proto.Message) {
 	p.t.Helper()
 	log := p.store.Config()
 	d, _ := resource.NewTable().ByKind(k.Kind)
@@ -116,11 +116,10 @@ func (p *plane) seed(k resource.Key, origin resource.Origin, spec proto.Message)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	res, err := log.Apply(p.t.Context(), store.Batch{Puts: []store.Put{{Key: k, Origin: origin, Spec: b}}})
+	_, err = log.Apply(p.t.Context(), store.Batch{Puts: []store.Put{{Key: k, Origin: origin, Spec: b}}})
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return res.Revision
 }
 
 func (p *plane) has(k resource.Key) bool {
@@ -155,7 +154,7 @@ func (p *plane) do(method, path, body string, header ...string) answer {
 		p.t.Errorf("%s %s: %v", method, path, err)
 		return answer{}
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
 		p.t.Error(err)

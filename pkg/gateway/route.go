@@ -1,8 +1,8 @@
 package gateway
 
 import (
-	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
@@ -18,23 +18,28 @@ const (
 type route struct {
 	// path is the escaped path for the generated mux.
 	path string
-	// methods that the path takes, in the order of the Allow header.
-	methods []string
+	// allow is the Allow header: the methods that the path takes.
+	allow string
 	// maxBody is the most that a body may have, in bytes.
 	maxBody int64
 	// text routes do not answer JSON, or look at no media type at all.
 	text bool
-	// query names the parameters that the route has; others are ignored.
-	query []string
+	// query names the parameters that the route has, with spaces between; others are ignored.
+	query string
 }
 
-var (
-	readOnly  = []string{http.MethodGet}
-	readWrite = []string{http.MethodPut, http.MethodDelete, http.MethodGet}
-	issue     = []string{http.MethodPost, http.MethodPut}
+// takes says whether the route has a method.
+func (r route) takes(method string) bool {
+	return slices.Contains(strings.Split(r.allow, ", "), method)
+}
 
-	paging  = []string{"size", "offset"}
-	filters = []string{"size", "offset", "tag", "gateway", "ingress"}
+const (
+	readOnly  = "GET"
+	readWrite = "PUT, DELETE, GET"
+	issue     = "POST, PUT"
+
+	paging  = "size offset"
+	filters = paging + " tag gateway ingress"
 )
 
 // resolve finds the route of a path given by its unescaped segments.
@@ -64,10 +69,10 @@ func resolve(t *resource.Table, segments []string) (route, bool) {
 }
 
 func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
-	list := func(query []string) (route, bool) { return route{methods: readOnly, query: query}, true }
+	list := func(query string) (route, bool) { return route{allow: readOnly, query: query}, true }
 	switch len(path) {
 	case 0:
-		return list(nil)
+		return list("")
 	case 1:
 		switch head := path[0]; {
 		case head == "dataplanes+insights", head == "dataplane+insights" && inMesh:
@@ -78,11 +83,11 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 			return list(paging)
 		case inMesh:
 		case head == "config", head == "versions":
-			return list(nil)
+			return list("")
 		case head == "openapi.yaml":
-			return route{methods: readOnly, text: true}, true
+			return route{allow: readOnly, text: true}, true
 		case head == "tokens":
-			return route{methods: issue, text: true, maxBody: maxBody}, true
+			return route{allow: issue, text: true, maxBody: maxBody}, true
 		}
 		// A kind of a mesh is listed in one mesh and over all.
 		d, ok := public(t, path[0])
@@ -93,20 +98,20 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 	case 2:
 		switch head := path[0]; {
 		case inMesh && (head == "dataplanes+insights" || head == "dataplane+insights"):
-			return list(nil)
+			return list("")
 		case inMesh:
 		case head == "zones+insights":
-			return list(nil)
+			return list("")
 		case head == "status" && path[1] == "zones":
-			return list(nil)
+			return list("")
 		case head == "tokens" && path[1] == "zone":
-			return route{methods: issue, text: true, maxBody: maxBody}, true
+			return route{allow: issue, text: true, maxBody: maxBody}, true
 		}
 		d, ok := public(t, path[0])
 		if !ok || inMesh != (d.Scope == resource.ScopeMesh) {
 			return route{}, false
 		}
-		return route{methods: readWrite, maxBody: maxObject}, true
+		return route{allow: readWrite, maxBody: maxObject}, true
 	}
 	return route{}, false
 }

@@ -272,8 +272,10 @@ func parameters() object {
 		"tag":     query("tag", "KEY:VALUE, several times; one inbound or the gateway must carry them all. The value * matches any.", object{"type": "array", "items": object{"type": "string"}}),
 		"gateway": query("gateway", "Only gateways, or none.", boolean),
 		"ingress": query("ingress", "Only ingresses, or none.", boolean),
-		"minRevision": object{"name": "Meridian-Min-Revision", "in": "header", "schema": object{"type": "string", "pattern": "^[0-9]+$"},
-			"description": "The answer holds this revision at least; it is waited for 5 s."},
+		"minRevision": object{
+			"name": "Meridian-Min-Revision", "in": "header", "schema": object{"type": "string", "pattern": "^[0-9]+$"},
+			"description": "The answer holds this revision at least; it is waited for 5 s.",
+		},
 	}
 }
 
