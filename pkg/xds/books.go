@@ -137,10 +137,14 @@ func (b *books) settle(c class, name string) {
 // compare sets the feed's changes anew, from what the proxy says that it has.
 func (b *books) compare(c class, since resource.Revision, held func(*envoy.Resource) bool) {
 	f := &b.feeds[c]
+	before := f.pending
 	f.pending = nil
 	for _, r := range b.target.by[c] {
 		had := f.initial[r.Name]
 		_, again := f.again[r.Name]
+		if p := before[r.Name]; p != nil && p.early {
+			again = true // its cluster was sent before this type was asked for
+		}
 		if had == r.Version && !again && f.wants(r.Name) {
 			continue
 		}
@@ -163,10 +167,11 @@ func (b *books) compare(c class, since resource.Revision, held func(*envoy.Resou
 	f.initial, f.again, f.fresh = nil, nil, false
 }
 
-// ask notes a subscription to a name that there is not. The proxy must be told, or it waits for long.
+// ask notes a subscription to a name that there is not. The proxy must be told, or it waits for long, also if it
+// has had one: its cluster may be warming.
 func (b *books) ask(c class, name string) {
 	f := &b.feeds[c]
-	if b.target.find(c, name) == nil && f.pending[name] == nil && f.initial[name] == "" {
+	if b.target.find(c, name) == nil && f.pending[name] == nil {
 		f.add(name, &change{asked: true})
 	}
 }
@@ -201,8 +206,9 @@ func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Res
 		case p.sent == nil && !p.going && p.since == 0:
 			p.since = since
 		}
-		if is == nil {
-			p.again, p.early = false, false
+		if is == nil && !f.removes(c) && (p.again || p.early || p.sent == nil && p.had == "") && (p.early || f.sub == nil || f.wants(name)) {
+			// A cluster may be warming for want of it: it has to be told that there is none.
+			p.asked, p.since, p.next = true, 0, 0
 		}
 		b.settle(c, name)
 	})
@@ -313,7 +319,7 @@ func (b *books) gone(r *response) {
 	f := &b.feeds[r.class]
 	for _, name := range r.msg.GetRemovedResources() {
 		if p := f.pending[name]; p != nil && (p.going || p.asked) {
-			p.had, p.going, p.asked = "", false, false
+			p.had, p.going, p.asked, p.again, p.early = "", false, false, false, false
 			p.since, p.next = p.next, 0
 			b.settle(r.class, name)
 		}
@@ -473,7 +479,7 @@ func (b *books) answer(c class) *response {
 	var gone []string
 	if len(r.items) == 0 {
 		for name, p := range f.pending {
-			if p.want == nil && !p.going && p.sent == nil && (p.asked || p.had != "" && f.removes(c) && b.released(c, p)) {
+			if p.want == nil && !p.going && p.sent == nil && (p.asked && f.wants(name) || !p.asked && p.had != "" && f.removes(c) && b.released(c, p)) {
 				gone = append(gone, name)
 			}
 		}

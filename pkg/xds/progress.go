@@ -42,10 +42,22 @@ func (g *progress) processed(r resource.Revision) {
 	}
 }
 
-func (g *progress) connected(n int) {
+// connected: a proxy has its first stream. It is joining, and never seen without a place.
+func (g *progress) connected(k resource.Key) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.now.Connected += n
+	g.now.Connected++
+	g.now.Lagging[k] = Lag{Joining: true}
+	g.wake()
+}
+
+// disconnected: a proxy has lost its last stream.
+func (g *progress) disconnected(k resource.Key) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.now.Connected--
+	delete(g.now.Lagging, k)
+	delete(g.now.Rejected, k)
 	g.wake()
 }
 
@@ -67,15 +79,6 @@ func (g *progress) set(k resource.Key, lag Lag, lags bool, rejected uint32) {
 	} else {
 		delete(g.now.Rejected, k)
 	}
-	g.wake()
-}
-
-// forget a proxy that is not connected any more.
-func (g *progress) forget(k resource.Key) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.now.Lagging, k)
-	delete(g.now.Rejected, k)
 	g.wake()
 }
 

@@ -142,7 +142,7 @@ func (p *proxy) open(st *stream) {
 		st.books.publish(p.target, p.round, p.held)
 	}
 	if len(p.streams) == 1 {
-		p.progress.connected(1)
+		p.progress.connected(p.key)
 	}
 	p.o.Observer.Connected(st.session)
 	p.report()
@@ -182,8 +182,7 @@ func (p *proxy) close(st *stream) (last, inline bool) {
 		p.o.Observer.Cleared(p.key, "", part)
 	}
 	p.problems = nil
-	p.progress.forget(p.key)
-	p.progress.connected(-1)
+	p.progress.disconnected(p.key)
 	return true, p.inline
 }
 

@@ -29,8 +29,10 @@ type Options struct {
 	// Refuse, if not nil, is asked for every resource that comes and names a reason to NACK its response.
 	// It is called from the client's goroutine.
 	Refuse func(typeURL string, r *discoveryv3.Resource) string
-	// Stalled types are not answered until Resume.
+	// Stalled types are taken in, but neither ACKed nor NACKed until Resume.
 	Stalled []string
+	// Lost types are not even taken in.
+	Lost []string
 	// Before is the state in which an earlier stream of the same proxy ended; nil: a new proxy.
 	Before *State
 	// Quiet keeps no log of what came.
@@ -81,7 +83,7 @@ type Client struct {
 	// Of the client's goroutine.
 	subscribed map[string]map[string]bool
 	stalled    map[string]bool
-	withheld   map[string][]*discoveryv3.DeltaDiscoveryResponse
+	withheld   map[string][]*discoveryv3.DeltaDiscoveryRequest
 	// unacked is the CDS response whose ACK waits for warming clusters.
 	unacked string
 
@@ -113,7 +115,7 @@ func Connect(ctx context.Context, conn grpc.ClientConnInterface, o Options) (*Cl
 	c := &Client{
 		o: o, stream: stream, cancel: cancel, resume: make(chan string), leave: make(chan struct{}), changed: make(chan struct{}),
 		subscribed: map[string]map[string]bool{}, stalled: map[string]bool{},
-		withheld: map[string][]*discoveryv3.DeltaDiscoveryResponse{},
+		withheld: map[string][]*discoveryv3.DeltaDiscoveryRequest{},
 	}
 	for _, t := range o.Stalled {
 		c.stalled[t] = true
@@ -233,18 +235,15 @@ func (c *Client) run(ctx context.Context, received <-chan *discoveryv3.DeltaDisc
 			if leave == nil {
 				continue
 			}
-			if c.stalled[r.GetTypeUrl()] {
-				c.withheld[r.GetTypeUrl()] = append(c.withheld[r.GetTypeUrl()], r)
-				c.log(r, "")
-				continue
+			if !slices.Contains(c.o.Lost, r.GetTypeUrl()) {
+				c.handle(r)
 			}
-			c.handle(r, true)
 		case t := <-c.resume:
 			delete(c.stalled, t)
 			held := c.withheld[t]
 			delete(c.withheld, t)
 			for _, r := range held {
-				c.handle(r, false)
+				c.send(r)
 			}
 		case <-ctx.Done():
 			for range received { // until the receiver has seen it too
@@ -313,8 +312,17 @@ func (c *Client) log(r *discoveryv3.DeltaDiscoveryResponse, refused string) {
 	})
 }
 
+// answer ACKs or NACKs, now or later.
+func (c *Client) answer(r *discoveryv3.DeltaDiscoveryRequest) {
+	if t := r.GetTypeUrl(); c.stalled[t] {
+		c.withheld[t] = append(c.withheld[t], r)
+		return
+	}
+	c.send(r)
+}
+
 // handle takes in a response and answers it.
-func (c *Client) handle(r *discoveryv3.DeltaDiscoveryResponse, log bool) {
+func (c *Client) handle(r *discoveryv3.DeltaDiscoveryResponse) {
 	t := r.GetTypeUrl()
 	reason := ""
 	for _, item := range r.GetResources() {
@@ -322,13 +330,11 @@ func (c *Client) handle(r *discoveryv3.DeltaDiscoveryResponse, log bool) {
 			reason = c.o.Refuse(t, item)
 		}
 	}
-	if log {
-		c.log(r, reason)
-	}
+	c.log(r, reason)
 	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: t, ResponseNonce: r.GetNonce()}
 	if reason != "" {
 		answer.ErrorDetail = &rpcstatus.Status{Code: int32(codes.Internal), Message: reason}
-		c.send(answer)
+		c.answer(answer)
 		return
 	}
 	c.update(func(s *State) { s.take(r) })
@@ -339,15 +345,15 @@ func (c *Client) handle(r *discoveryv3.DeltaDiscoveryResponse, log bool) {
 		c.warmed()
 		return
 	case resourcev3.EndpointType:
-		c.send(answer)
+		c.answer(answer)
 		c.warmed()
 		return
 	case resourcev3.ListenerType:
-		c.send(answer)
+		c.answer(answer)
 		c.resubscribe(resourcev3.RouteType)
 		return
 	}
-	c.send(answer)
+	c.answer(answer)
 }
 
 // warmed ACKs clusters when none is warming any more, and goes on to listeners after the first time.
@@ -358,7 +364,7 @@ func (c *Client) warmed() {
 	if c.unacked == "" || warming > 0 {
 		return
 	}
-	c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resourcev3.ClusterType, ResponseNonce: c.unacked})
+	c.answer(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resourcev3.ClusterType, ResponseNonce: c.unacked})
 	c.unacked = ""
 	if c.subscribed[resourcev3.ListenerType] == nil {
 		c.ask(resourcev3.ListenerType)
