@@ -198,13 +198,14 @@ func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Res
 			}
 		}
 		p.want, p.asked, p.held = is, false, is != nil && held(is)
+		since := b.inherit(since, was, t)
 		switch {
 		case p.held:
 			p.since, p.next = 0, 0
-		case (p.sent != nil || p.going) && p.next == 0:
-			p.next = since
-		case p.sent == nil && !p.going && p.since == 0:
-			p.since = since
+		case p.sent != nil || p.going:
+			p.next = earlier(p.next, since)
+		default:
+			p.since = earlier(p.since, since)
 		}
 		if is == nil && !f.removes(c) && (p.again || p.early || p.sent == nil && p.had == "") && (p.early || f.sub == nil || f.wants(name)) {
 			// A cluster may be warming for want of it: it has to be told that there is none.
@@ -213,6 +214,27 @@ func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Res
 		b.settle(c, name)
 	})
 	b.forget()
+}
+
+// earlier of two revisions, the first of which may be none.
+func earlier(a, b resource.Revision) resource.Revision { return min(cmp.Or(a, b), b) }
+
+// inherit is since when a change is owed, when with it something goes that was owed already: a proxy that still
+// has a cluster does not have the endpoints that the cluster should have had.
+func (b *books) inherit(since resource.Revision, was *envoy.Resource, t *target) resource.Revision {
+	if was == nil {
+		return since
+	}
+	for _, ref := range was.Refs {
+		c, ok := classOf(ref.TypeURL)
+		if !ok || c == clusters {
+			continue
+		}
+		if p := b.feeds[c].pending[ref.Name]; p != nil && t.find(c, ref.Name) == nil {
+			since = min(since, cmp.Or(p.oldest(), since))
+		}
+	}
+	return since
 }
 
 // request takes in what a proxy says: an ACK or a NACK, and what it subscribes to. It returns what was refused
