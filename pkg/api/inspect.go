@@ -88,7 +88,6 @@ func (s *Service) ListRejections(ctx context.Context, req *apiv1.ListRejectionsR
 		return nil, err
 	}
 	var failed error
-	rows := map[resource.Key]*apiv1.Rejection{}
 	// Key order: a ProxyRejection comes before a SyncRejection.
 	objects := func(yield func(*resource.Object) bool) {
 		for _, part := range []iter.Seq[*resource.Object]{
@@ -104,7 +103,6 @@ func (s *Service) ListRejections(ctx context.Context, req *apiv1.ListRejectionsR
 				if req.GetMesh() != "" && r.Mesh != req.GetMesh() && (r.Kind != string(resource.KindMesh) || r.Name != req.GetMesh()) {
 					continue
 				}
-				rows[o.Key] = r
 				if !yield(o) {
 					return
 				}
@@ -112,7 +110,8 @@ func (s *Service) ListRejections(ctx context.Context, req *apiv1.ListRejectionsR
 		}
 	}
 	p, err := paginate(w, objects, -1, func(o *resource.Object) (*apiv1.Rejection, int, error) {
-		return rows[o.Key], len(o.Spec), nil
+		r, err := s.rejection(o)
+		return r, len(o.Spec), err
 	})
 	if err == nil {
 		err = failed

@@ -75,8 +75,10 @@ func FuzzBody(f *testing.F) {
 	}
 	p := start(f, setup{})
 	f.Fuzz(func(t *testing.T, body string) {
-		for _, path := range []string{"/meshes/default", "/meshes/default/timeouts/t", "/meshes/default/traffic-routes/t", "/meshes/default/retries/t", "/meshes/default/external-services/t",
-			"/meshes/default/secrets/s", "/global-secrets/s", "/zones/z", "/tokens", "/tokens/zone"} {
+		for _, path := range []string{
+			"/meshes/default", "/meshes/default/timeouts/t", "/meshes/default/traffic-routes/t", "/meshes/default/retries/t", "/meshes/default/external-services/t",
+			"/meshes/default/secrets/s", "/global-secrets/s", "/zones/z", "/tokens", "/tokens/zone",
+		} {
 			for _, contentType := range []string{"application/json", "application/yaml"} {
 				if w, ok := p.serve(t, "PUT", path, contentType, body); ok && w.Code >= 500 {
 					t.Errorf("%s %q: %d %s", path, body, w.Code, w.Body)
