@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,7 +89,7 @@ type globalCP struct {
 	accept kds.Accept
 	server *kds.Server
 	grpc   *grpc.Server
-	lis    *bufconn.Listener
+	lis    atomic.Pointer[bufconn.Listener]
 	more   []grpc.ServerOption
 }
 
@@ -114,10 +115,10 @@ func (g *globalCP) start() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.server, g.grpc, g.lis = server, grpc.NewServer(append(kds.ServerGRPCOptions(), g.more...)...), bufconn.Listen(1<<20)
-	server.Register(g.grpc)
-	lis := g.lis
-	srv := g.grpc
+	lis, srv := bufconn.Listen(1<<20), grpc.NewServer(append(kds.ServerGRPCOptions(), g.more...)...)
+	server.Register(srv)
+	g.server, g.grpc = server, srv
+	g.lis.Store(lis)
 	go func() { _ = srv.Serve(lis) }()
 }
 
@@ -131,7 +132,7 @@ func (g *globalCP) stop() {
 }
 
 func (g *globalCP) dial(ctx context.Context, _ string) (net.Conn, error) {
-	return g.lis.DialContext(ctx)
+	return g.lis.Load().DialContext(ctx)
 }
 
 // conn is a connection for a scripted zone.
