@@ -202,7 +202,7 @@ func TestSilentZone(t *testing.T) {
 	})
 }
 
-// scriptedGlobal serves a global control plane that the test speaks for; hang makes connections hang.
+// scriptedGlobal serves a global control plane that the test speaks for.
 func scriptedGlobal(t *testing.T) (*kdstest.Global, func(context.Context, string) (net.Conn, error)) {
 	g, lis, srv := kdstest.NewGlobal(), bufconn.Listen(1<<20), grpc.NewServer()
 	g.Register(srv)

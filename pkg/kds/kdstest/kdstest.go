@@ -77,7 +77,7 @@ type Group struct {
 	Frames int
 }
 
-// Add puts a frame to the group; true: it was the last one. The rest is what is left of a change in between.
+// add puts a frame to the group; true: it was the last one. rest is what is left of a change in between.
 func (g *Group) add(f *kdsv1.Group, rest []byte) (bool, []byte, error) {
 	if g.Frames++; g.Frames == 1 {
 		g.Log, g.From, g.To, g.Replaces = f.GetLog(), f.GetFrom(), f.GetTo(), f.GetReplaces()
