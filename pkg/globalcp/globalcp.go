@@ -80,7 +80,6 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlpl
 	if err != nil {
 		return err
 	}
-	cp.OnClose(func() error { server.Close(); return nil })
 	// A global control plane that died left its zones' sessions open.
 	if err := server.CloseLeftovers(ctx); err != nil {
 		return fmt.Errorf("end the sessions of earlier instances: %w", err)
@@ -89,8 +88,8 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlpl
 	if err != nil {
 		return err
 	}
-	rpc := grpc.NewServer(grpc.Creds(credentials.NewTLS(cert.TLS(cas))))
+	rpc := grpc.NewServer(append(kds.ServerGRPCOptions(), grpc.Creds(credentials.NewTLS(cert.TLS(cas))))...)
 	server.Register(rpc)
-	cp.Set.GRPC("kds", l, rpc)
+	cp.Set.GRPC("kds", l, rpc, server.Close)
 	return nil
 }

@@ -87,8 +87,9 @@ func (s *Set) HTTP(name string, l net.Listener, srv *http.Server) {
 	})
 }
 
-// GRPC adds a gRPC server on a listener. Its streams live as long as the process, so it is stopped, not drained.
-func (s *Set) GRPC(name string, l net.Listener, srv *grpc.Server) {
+// GRPC adds a gRPC server on a listener. Its streams live as long as the process, so it is stopped, not drained;
+// first runs before that, to let its services say goodbye.
+func (s *Set) GRPC(name string, l net.Listener, srv *grpc.Server, first ...func()) {
 	s.servers = append(s.servers, server{
 		name: name,
 		serve: func(context.Context) error {
@@ -97,7 +98,12 @@ func (s *Set) GRPC(name string, l net.Listener, srv *grpc.Server) {
 			}
 			return nil
 		},
-		stop: func(context.Context) { srv.Stop() },
+		stop: func(context.Context) {
+			for _, f := range first {
+				f()
+			}
+			srv.Stop()
+		},
 	})
 }
 
