@@ -66,6 +66,9 @@ type Proxy struct {
 	state   state
 	refuse  map[string]bool
 	lastErr error
+	leaving bool
+	// leave ends the sending side of the stream that is open.
+	leave func() error
 }
 
 // state is what the proxy has, by name.
@@ -107,6 +110,18 @@ func (p *Proxy) Close() {
 	p.cancel()
 	_ = p.conn.Close()
 	<-p.done
+}
+
+// Leave ends the stream in order, as an Envoy that drains does, and waits.
+func (p *Proxy) Leave() {
+	p.mu.Lock()
+	p.leaving = true
+	leave := p.leave
+	p.mu.Unlock()
+	if leave != nil && leave() == nil {
+		<-p.done
+	}
+	p.Close()
 }
 
 // Ready is closed with the first complete configuration.
@@ -173,8 +188,12 @@ func (p *Proxy) run(ctx context.Context) {
 	for {
 		err := p.stream(ctx)
 		p.mu.Lock()
-		p.lastErr = err
+		p.lastErr, p.leave = err, nil
+		leaving := p.leaving
 		p.mu.Unlock()
+		if leaving {
+			return
+		}
 		t := time.NewTimer(redial)
 		select {
 		case <-t.C:
@@ -185,13 +204,27 @@ func (p *Proxy) run(ctx context.Context) {
 	}
 }
 
-// session is what belongs to one stream; one goroutine owns it.
+// session is what belongs to one stream; one goroutine owns it, but for its end.
 type session struct {
+	// sending guards the sending side of stream.
+	sending    sync.Mutex
 	stream     grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
 	subscribed map[string]map[string]bool // EDS and RDS
 	listening  bool
 	// heldACK is the CDS response that is acknowledged once nothing is warming.
 	heldACK *discoveryv3.DeltaDiscoveryRequest
+}
+
+func (s *session) send(r *discoveryv3.DeltaDiscoveryRequest) error {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	return s.stream.Send(r)
+}
+
+func (s *session) close() error {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	return s.stream.CloseSend()
 }
 
 func (p *Proxy) stream(ctx context.Context) error {
@@ -205,9 +238,16 @@ func (p *Proxy) stream(ctx context.Context) error {
 		return err
 	}
 	s := &session{stream: stream, subscribed: map[string]map[string]bool{EDS: {}, RDS: {}}}
+	p.mu.Lock()
+	p.leave = s.close
+	p.mu.Unlock()
 	first := p.request(CDS)
 	first.Node = p.node()
-	if err := stream.Send(first); err != nil {
+	if err := s.send(first); err != nil {
+		_, err = stream.Recv()
+		return err
+	}
+	if err := p.resume(s); err != nil {
 		_, err = stream.Recv()
 		return err
 	}
@@ -217,12 +257,35 @@ func (p *Proxy) stream(ctx context.Context) error {
 			return err
 		}
 		if err := p.take(s, resp); err != nil {
-			return errors.Join(err, stream.CloseSend())
+			return errors.Join(err, s.close())
 		}
 		if p.o.OnResponse != nil {
 			p.o.OnResponse(resp)
 		}
 	}
+}
+
+// resume asks again for all that was asked for on an earlier stream: where nothing has changed since, there will
+// be no response to follow.
+func (p *Proxy) resume(s *session) error {
+	p.mu.Lock()
+	had := len(p.state.listeners) > 0
+	p.mu.Unlock()
+	if !had {
+		return nil
+	}
+	if err := p.follow(s, EDS, p.wantEndpoints()); err != nil {
+		return err
+	}
+	s.listening = true
+	if err := s.send(p.request(LDS)); err != nil {
+		return err
+	}
+	routes, err := p.wantRoutes()
+	if err != nil {
+		return err
+	}
+	return p.follow(s, RDS, routes)
 }
 
 func (p *Proxy) node() *corev3.Node {
@@ -245,11 +308,11 @@ func (p *Proxy) take(s *session, resp *discoveryv3.DeltaDiscoveryResponse) error
 	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.TypeUrl, ResponseNonce: resp.Nonce}
 	if err := p.apply(resp); err != nil {
 		answer.ErrorDetail = &status.Status{Code: 13, Message: err.Error()}
-		return s.stream.Send(answer)
+		return s.send(answer)
 	}
 	if resp.TypeUrl == CDS && p.isWarming() {
 		s.heldACK = answer
-	} else if err := s.stream.Send(answer); err != nil {
+	} else if err := s.send(answer); err != nil {
 		return err
 	}
 	if err := p.follow(s, EDS, p.wantEndpoints()); err != nil {
@@ -258,13 +321,13 @@ func (p *Proxy) take(s *session, resp *discoveryv3.DeltaDiscoveryResponse) error
 	if s.heldACK != nil && !p.isWarming() {
 		held := s.heldACK
 		s.heldACK = nil
-		if err := s.stream.Send(held); err != nil {
+		if err := s.send(held); err != nil {
 			return err
 		}
 	}
 	if !s.listening && !p.isWarming() { // Envoy asks for listeners once its clusters are warm
 		s.listening = true
-		if err := s.stream.Send(p.request(LDS)); err != nil {
+		if err := s.send(p.request(LDS)); err != nil {
 			return err
 		}
 	}
@@ -308,7 +371,7 @@ func (p *Proxy) follow(s *session, typeURL string, want map[string]bool) error {
 		return nil
 	}
 	s.subscribed[typeURL] = want
-	return s.stream.Send(r)
+	return s.send(r)
 }
 
 func (p *Proxy) apply(resp *discoveryv3.DeltaDiscoveryResponse) error {
