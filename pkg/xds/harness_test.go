@@ -335,3 +335,26 @@ func bubble(t *testing.T, f func(*testing.T)) {
 }
 
 func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// total of all streams.
+func (r *record) total() Counters {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var t Counters
+	for _, c := range r.counters {
+		t.CDS, t.EDS, t.LDS, t.RDS = t.CDS.plus(c.CDS), t.EDS.plus(c.EDS), t.LDS.plus(c.LDS), t.RDS.plus(c.RDS)
+	}
+	return t
+}
+
+func (c Counter) plus(o Counter) Counter {
+	return Counter{c.Sent + o.Sent, c.Acked + o.Acked, c.Rejected + o.Rejected}
+}
+
+func (c Counter) minus(o Counter) Counter {
+	return Counter{c.Sent - o.Sent, c.Acked - o.Acked, c.Rejected - o.Rejected}
+}
+
+func (c Counters) minus(o Counters) Counters {
+	return Counters{CDS: c.CDS.minus(o.CDS), EDS: c.EDS.minus(o.EDS), LDS: c.LDS.minus(o.LDS), RDS: c.RDS.minus(o.RDS)}
+}

@@ -61,12 +61,12 @@ func (p *proxy) held(r *envoy.Resource) bool {
 
 // publish gives the proxy another configuration, made from changes since the given revision.
 func (p *proxy) publish(set *envoy.Set, since resource.Revision) {
-	t := newTarget(set)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.streams) == 0 || p.left {
 		return
 	}
+	t := newTarget(set, p.target)
 	p.target, p.round = t, since
 	p.recover()
 	for ref, q := range p.refused {

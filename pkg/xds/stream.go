@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -116,18 +117,29 @@ func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, sub cache.Subscripti
 	f := &st.books.feeds[c]
 	f.out, f.sub = out, sub
 	before := f.stats
+	reason := cut(req.GetErrorDetail().GetMessage())
 	if bad := st.books.request(c, req, p.round, p.held); bad != nil {
-		p.refuse(bad, st.session.EnvoyVersion, req.GetErrorDetail().GetMessage())
+		p.refuse(bad, st.session.EnvoyVersion, reason)
+		st.s.o.Logger.Warn("a proxy refused a resource, which is held back until it changes",
+			"proxy", p.key.String(), "type", req.GetTypeUrl(), "name", bad.Name, "reason", reason)
 	}
 	if f.stats != before {
-		if detail := req.GetErrorDetail(); detail != nil {
-			st.s.o.Logger.Warn("a proxy refused a response", "proxy", p.key.String(), "type", req.GetTypeUrl(), "reason", detail.GetMessage())
-		}
 		st.count()
 	}
 	st.pump()
 	p.report()
 	return st.unarm[c], nil
+}
+
+// maxReason is how much of a proxy's reason is kept, in bytes.
+const maxReason = 2 << 10
+
+// cut bounds a text, at a whole character.
+func cut(text string) string {
+	if len(text) <= maxReason {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxReason], "")
 }
 
 // CreateWatch implements cache.ConfigWatcher for the state of the world, which is never asked for.

@@ -49,37 +49,75 @@ func classOf(typeURL string) (class, bool) {
 
 // target is what one proxy should have. It is immutable and small: the resources themselves are shared.
 type target struct {
-	// by class, sorted by name.
-	by      [classes][]*envoy.Resource
+	// all resources by class, then name; by are its parts.
+	all []*envoy.Resource
+	by  [classes][]*envoy.Resource
+	// place of each resource of the set in all.
+	place   []int32
 	sources map[*envoy.Resource][]plan.Source
 }
 
-func newTarget(set *envoy.Set) *target {
+// newTarget sorts a set. Most sets have the names of the one before, in the same order.
+func newTarget(set *envoy.Set, before *target) *target {
+	if before != nil {
+		if t := before.with(set); t != nil {
+			return t
+		}
+	}
+	t := &target{place: make([]int32, len(set.Resources)), sources: set.Sources}
+	type placed struct {
+		class class
+		from  int32
+	}
+	order := make([]placed, 0, len(set.Resources))
+	for i, r := range set.Resources {
+		t.place[i] = -1
+		if c, ok := classOf(r.TypeURL); ok {
+			order = append(order, placed{c, int32(i)})
+		}
+	}
+	slices.SortFunc(order, func(a, b placed) int {
+		return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(set.Resources[a.from].Name, set.Resources[b.from].Name))
+	})
+	t.all = make([]*envoy.Resource, len(order))
 	var n [classes]int
-	for _, r := range set.Resources {
-		if c, ok := classOf(r.TypeURL); ok {
-			n[c]++
-		}
+	for i, o := range order {
+		t.all[i] = set.Resources[o.from]
+		t.place[o.from] = int32(i)
+		n[o.class]++
 	}
-	t := &target{sources: set.Sources}
-	all := make([]*envoy.Resource, 0, len(set.Resources))
+	from := 0
 	for c := range classes {
-		from := len(all)
-		all = all[:from+n[c]]
-		t.by[c] = all[from:from:len(all)]
-	}
-	for _, r := range set.Resources {
-		if c, ok := classOf(r.TypeURL); ok {
-			t.by[c] = append(t.by[c], r)
-		}
-	}
-	byName := func(a, b *envoy.Resource) int { return cmp.Compare(a.Name, b.Name) }
-	for c := range classes {
-		if !slices.IsSortedFunc(t.by[c], byName) {
-			slices.SortFunc(t.by[c], byName)
-		}
+		t.by[c] = t.all[from : from+n[c]]
+		from += n[c]
 	}
 	return t
+}
+
+// with is a target of another set with the same names, nil where the names differ.
+func (t *target) with(set *envoy.Set) *target {
+	if len(set.Resources) != len(t.place) {
+		return nil
+	}
+	to := &target{all: slices.Clone(t.all), place: t.place, sources: set.Sources}
+	for i, r := range set.Resources {
+		at := t.place[i]
+		if at < 0 {
+			return nil
+		}
+		if was := t.all[at]; was != r {
+			if was.Name != r.Name || was.TypeURL != r.TypeURL {
+				return nil
+			}
+			to.all[at] = r
+		}
+	}
+	from := 0
+	for c := range classes {
+		to.by[c] = to.all[from : from+len(t.by[c])]
+		from += len(t.by[c])
+	}
+	return to
 }
 
 // find returns nil where the target has no such resource.
