@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // server answers from a script, and notes when it was asked.
 type server struct {
+	mu      sync.Mutex
 	answers map[string][]netip.Addr
 	ttl     time.Duration
 	err     error
@@ -25,11 +27,20 @@ type server struct {
 }
 
 func (s *server) lookup(_ context.Context, host string) ([]netip.Addr, time.Duration, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.asked[host] = append(s.asked[host], time.Since(s.start))
 	if s.err != nil {
 		return nil, 0, s.err
 	}
 	return s.answers[host], s.ttl, nil
+}
+
+// change changes the script.
+func (s *server) change(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
 }
 
 // run starts a resolver in a bubble and stops it at the test's end.
@@ -71,13 +82,13 @@ func TestAsksAgainWhenAnAnswerIsOld(t *testing.T) {
 		synctest.Wait()
 
 		// The same answer in another order is no change; another one is.
-		s.answers["a.test"] = addrs("10.0.0.1", "10.0.0.2")
+		s.change(func() { s.answers["a.test"] = addrs("10.0.0.1", "10.0.0.2") })
 		time.Sleep(MinTTL + time.Second)
 		synctest.Wait()
 		if got := r.Take(); len(got) != 0 {
 			t.Errorf("the same answer counts as new: %v", got)
 		}
-		s.answers["a.test"], s.ttl = addrs("10.0.0.3"), time.Hour
+		s.change(func() { s.answers["a.test"], s.ttl = addrs("10.0.0.3"), time.Hour })
 		<-r.Changed()
 		if diff := cmp.Diff(map[string][]netip.Addr{"a.test": addrs("10.0.0.3")}, r.Take(), sameAddr); diff != "" {
 			t.Error(diff)
@@ -99,7 +110,7 @@ func TestFailureKeepsTheLastAnswer(t *testing.T) {
 		<-r.Changed()
 		r.Take()
 		synctest.Wait()
-		s.err = errors.New("server down")
+		s.change(func() { s.err = errors.New("server down") })
 		time.Sleep(UnknownTTL + time.Second)
 		synctest.Wait()
 		if got := r.Take(); len(got) != 0 {
@@ -108,7 +119,7 @@ func TestFailureKeepsTheLastAnswer(t *testing.T) {
 		if err := r.Failing()["a.test"]; err == nil {
 			t.Error("the failure is not shown")
 		}
-		s.err = nil
+		s.change(func() { s.err = nil })
 		time.Sleep(MinTTL)
 		synctest.Wait()
 		if got := r.Failing(); len(got) != 0 {
