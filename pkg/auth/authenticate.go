@@ -19,22 +19,22 @@ import (
 // remembered is how many verified tokens an authenticator keeps.
 const remembered = 4096
 
-// Refusal is the error of an authenticator: the peer is not who it must be. Over gRPC it is Unauthenticated,
+// RefusedError is the error of an authenticator: the peer is not who it must be. Over gRPC it is Unauthenticated,
 // with a message that begins "authentication failed: ".
-type Refusal struct{ Reason error }
+type RefusedError struct{ Reason error }
 
 // Error gives the reason alone; the caller says what failed by it.
-func (r *Refusal) Error() string { return r.Reason.Error() }
+func (r *RefusedError) Error() string { return r.Reason.Error() }
 
 // Unwrap gives the reason.
-func (r *Refusal) Unwrap() error { return r.Reason }
+func (r *RefusedError) Unwrap() error { return r.Reason }
 
-// GRPCStatus lets a gRPC server return a Refusal as it is.
-func (r *Refusal) GRPCStatus() *status.Status {
+// GRPCStatus lets a gRPC server return a RefusedError as it is.
+func (r *RefusedError) GRPCStatus() *status.Status {
 	return status.New(codes.Unauthenticated, "authentication failed: "+r.Error())
 }
 
-func refuse(err error) error { return &Refusal{Reason: err} }
+func refuse(err error) error { return &RefusedError{Reason: err} }
 
 // The ways in which zones authenticate.
 const (
@@ -120,7 +120,7 @@ func NewZoneAuthenticator(mode string, keys Keys) *ZoneAuthenticator {
 }
 
 // AuthenticateZone gives the zone that the call's credentials name, and when they end. In mode None the zone is
-// empty, to be taken from what the peer says, and the time is zero. Any error is a *Refusal.
+// empty, to be taken from what the peer says, and the time is zero. Any error is a *RefusedError.
 func (a *ZoneAuthenticator) AuthenticateZone(ctx context.Context) (zone string, expires time.Time, err error) {
 	switch a.Mode {
 	case None:
@@ -170,7 +170,7 @@ func NewProxyAuthenticator(mode string, keys func(mesh string) Keys) *ProxyAuthe
 }
 
 // AuthenticateProxy checks a token, bare or after "Bearer ", for a proxy of the given mesh, name and tags, and
-// gives the time at which it ends (zero in mode None). Any error is a *Refusal.
+// gives the time at which it ends (zero in mode None). Any error is a *RefusedError.
 func (a *ProxyAuthenticator) AuthenticateProxy(_ context.Context, token, mesh, name string, tags map[string][]string, ingress bool) (expires time.Time, err error) {
 	if a.Mode == None {
 		return time.Time{}, nil

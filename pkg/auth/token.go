@@ -82,7 +82,7 @@ func verify(token, method string, c claims, keys Keys, now time.Time) (kid strin
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid), errors.Is(err, jwt.ErrTokenUnverifiable):
 		return "", nil, ErrSignature
 	case err != nil:
-		return "", nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return "", nil, fmt.Errorf("%w: %s", ErrMalformed, strings.TrimPrefix(err.Error(), jwt.ErrTokenMalformed.Error()+": "))
 	}
 	return kid, key, checkTimes(c.registered(), now)
 }

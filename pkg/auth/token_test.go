@@ -352,7 +352,7 @@ func TestZoneAuthenticatorByToken(t *testing.T) {
 		"two": incoming(token, token), "wrong": incoming("Bearer x"),
 	} {
 		_, _, err := a.AuthenticateZone(ctx)
-		var r *Refusal
+		var r *RefusedError
 		if !errors.As(err, &r) || status.Code(err) != codes.Unauthenticated || status.Convert(err).Message() != "authentication failed: "+err.Error() {
 			t.Errorf("%s: %v", name, err)
 		}

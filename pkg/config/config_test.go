@@ -197,9 +197,8 @@ func TestEveryKeyByFileAndByEnvironment(t *testing.T) {
 			default:
 				t.Fatalf("%s: no test for a %T", k.path, v)
 			}
-			inFile := k.path + ": " + text
 			parts := strings.Split(k.path, ".")
-			inFile = ""
+			inFile := ""
 			for i, p := range parts {
 				inFile += strings.Repeat("  ", i) + p + ":"
 				if i == len(parts)-1 {

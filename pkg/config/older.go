@@ -5,7 +5,7 @@ const ignoredOther = "it means nothing to this kind of control plane"
 
 // olderNames leads from the published names of keys that are called otherwise here, or were once, to ours.
 func olderNames() map[string]string {
-	return map[string]string{
+	return map[string]string{ //nolint:gosec // names of keys, no credentials
 		"multizone.remote.zone":              "multizone.zone.name",
 		"multizone.remote.name":              "multizone.zone.name",
 		"multizone.remote.globalAddress":     "multizone.zone.globalAddress",

@@ -64,10 +64,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(err)
 	}
-	defer f.Close()
-	fmt.Fprintf(f, "%s %s\n", r.Method, uri)
+	defer func() { _ = f.Close() }()
+	_, _ = fmt.Fprintf(f, "%s %s\n", r.Method, uri)
 	if len(body) > 0 {
-		fmt.Fprintf(f, "%s\n%s\n", r.Header.Get("Content-Type"), strings.TrimRight(string(body), "\n"))
+		_, _ = fmt.Fprintf(f, "%s\n%s\n", r.Header.Get("Content-Type"), strings.TrimRight(string(body), "\n"))
 	}
 	name := strings.NewReplacer("/", "_", "?", "_", "&", "_", "=", "_").Replace(r.Method + uri)
 	answer, err := os.ReadFile(filepath.Join(s.dir, "answers", name))

@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/http/pprof" //nolint:gosec // nothing serves the default mux that this package registers itself in
+	"net/http/pprof"
 	"slices"
 	"strings"
 	"sync"

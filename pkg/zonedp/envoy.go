@@ -71,14 +71,14 @@ func askVersion(ctx context.Context, path string) (envoyVersion, error) {
 	return v, nil
 }
 
-// EnvoyExit is how Envoy ended when nobody told it to.
-type EnvoyExit struct{ Status int }
+// EnvoyExitError is how Envoy ended when nobody told it to.
+type EnvoyExitError struct{ Status int }
 
 // Error implements error.
-func (e *EnvoyExit) Error() string { return fmt.Sprintf("envoy ended with status %d", e.Status) }
+func (e *EnvoyExitError) Error() string { return fmt.Sprintf("envoy ended with status %d", e.Status) }
 
 // ExitCode is the status to end with.
-func (e *EnvoyExit) ExitCode() int { return e.Status }
+func (e *EnvoyExitError) ExitCode() int { return e.Status }
 
 // envoy is a running Envoy.
 type envoy struct {

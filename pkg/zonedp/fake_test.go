@@ -65,8 +65,8 @@ func note(format string, args ...any) {
 	if err != nil {
 		panic(err)
 	}
-	defer f.Close()
-	fmt.Fprintf(f, format+"\n", args...)
+	defer func() { _ = f.Close() }()
+	_, _ = fmt.Fprintf(f, format+"\n", args...)
 }
 
 // fakeEnvoy does with its command line and its admin port what zone-dp sees of a real one.
@@ -102,14 +102,14 @@ func fakeEnvoy(args []string) int {
 			panic(err)
 		}
 		var looks atomic.Int32
-		go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		admin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/ready":
 				if looks.Add(1) < 3 || behave == "unready" {
 					http.Error(w, "PRE_INITIALIZING", http.StatusServiceUnavailable)
 				}
 			case "/listeners":
-				io.WriteString(w, `{"listener_statuses":[
+				_, _ = io.WriteString(w, `{"listener_statuses":[
 					{"name":"inbound:127.0.0.1:8080","local_address":{"socket_address":{"address":"127.0.0.1","port_value":8080}}},
 					{"name":"outbound:127.0.0.1:9090","local_address":{"socket_address":{"address":"127.0.0.1","port_value":9090}}}]}`)
 			case "/die":
@@ -117,7 +117,8 @@ func fakeEnvoy(args []string) int {
 			default:
 				note("%s %s", r.Method, r.URL)
 			}
-		}))
+		})
+		go func() { _ = http.Serve(l, admin) }()
 	}
 	note("started")
 	for range term {
@@ -139,7 +140,7 @@ func notes(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var lines []string
 	for s := bufio.NewScanner(f); s.Scan(); {
 		lines = append(lines, s.Text())

@@ -94,7 +94,7 @@ func TestOptionsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		if _, err := io.WriteString(f, text); err != nil {
 			t.Fatal(err)
 		}

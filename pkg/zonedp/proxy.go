@@ -46,7 +46,7 @@ func (p *Proxy) Ready() <-chan struct{} { return p.ready }
 // with "inbound:"). It must not be called before Ready is closed.
 func (p *Proxy) Addrs() map[string]string { return p.addrs }
 
-// Run fetches the bootstrap, runs Envoy, and returns when Envoy has ended: of its own (a *EnvoyExit, or nil for
+// Run fetches the bootstrap, runs Envoy, and returns when Envoy has ended: of its own (a *EnvoyExitError, or nil for
 // status 0), or because ctx did, after goodbye and drain. It can be called once.
 func (p *Proxy) Run(ctx context.Context) error {
 	s := &p.settings
@@ -165,7 +165,7 @@ func (p *Proxy) leave(ctx context.Context, cp *client, e *envoy, a *admin, serve
 			p.log.Info("envoy has ended", "status", e.status)
 			return nil
 		}
-		return &EnvoyExit{e.status}
+		return &EnvoyExitError{e.status}
 	default:
 	}
 	if serves && a != nil && p.settings.DrainTime > 0 {

@@ -65,9 +65,9 @@ func newCP(t *testing.T, answers ...int) *fakeCP {
 			return
 		}
 		if port, ok := body["adminPort"]; ok {
-			fmt.Fprintf(w, "admin:\n  address:\n    socket_address:\n      address: 127.0.0.1\n      port_value: %v\n", port)
+			_, _ = fmt.Fprintf(w, "admin:\n  address:\n    socket_address:\n      address: 127.0.0.1\n      port_value: %v\n", port)
 		}
-		fmt.Fprintln(w, "node: {}")
+		_, _ = fmt.Fprintln(w, "node: {}")
 	})
 	mux.HandleFunc("POST /goodbye", func(w http.ResponseWriter, r *http.Request) {
 		defer w.WriteHeader(http.StatusNoContent)
@@ -226,7 +226,7 @@ func TestEnvoyDies(t *testing.T) {
 				tt.kill(t, p)
 			}
 			err := <-ended
-			var exit *EnvoyExit
+			var exit *EnvoyExitError
 			if tt.status == 0 && err != nil || tt.status != 0 && (!errors.As(err, &exit) || exit.ExitCode() != tt.status) {
 				t.Errorf("got %v", err)
 			}

@@ -50,7 +50,7 @@ func TestServe(t *testing.T) {
 	t.Run("line and log", func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
 		held := Hold(&stderr)
-		fmt.Fprintln(held, "starting")
+		_, _ = fmt.Fprintln(held, "starting")
 		seen := make(chan struct{})
 		p := &process{ready: ready, run: func(context.Context) error {
 			<-seen
@@ -70,7 +70,7 @@ func TestServe(t *testing.T) {
 	t.Run("fails before it is ready", func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
 		held := Hold(&stderr)
-		fmt.Fprintln(held, "starting")
+		_, _ = fmt.Fprintln(held, "starting")
 		p := &process{ready: make(chan struct{}), run: func(context.Context) error { return errors.New("port in use") }}
 		err := Serve(t.Context(), p, &stdout, held, 0)
 		if code := Status(&stderr, err); code != 1 || stderr.String() != "Error: port in use\n" || stdout.Len() > 0 {
@@ -118,7 +118,7 @@ func TestStatus(t *testing.T) {
 	}{
 		"fine":      {nil, 0, ""},
 		"an error":  {errors.New("x"), 1, "Error: x\n"},
-		"two lines": {errors.New("x\ny\r\n"), 1, "Error: x; y\n"},
+		"two lines": {errors.New("x\r\ny"), 1, "Error: x; y\n"},
 		"in lines":  {fmt.Errorf("file: %w", lines("x\ny")), 1, "Error: file: x\ny\n"},
 		"own code":  {fmt.Errorf("zone-dp: %w", exit(7)), 7, "Error: zone-dp: envoy ended with 7\n"},
 	} {
@@ -134,7 +134,7 @@ func TestHeldIsBounded(t *testing.T) {
 	h := Hold(&out)
 	line := strings.Repeat("x", 1000) + "\n"
 	for range 2 * maxHeld / len(line) {
-		fmt.Fprint(h, line)
+		_, _ = fmt.Fprint(h, line)
 	}
 	h.Release()
 	if out.Len() != 2*maxHeld/len(line)*len(line) {
