@@ -51,7 +51,7 @@ func mustClose(t testing.TB, s store.Store) {
 }
 
 func backend() storetest.Backend {
-	return storetest.Backend{Durable: true, Rounds: 500, Open: func(t testing.TB, dir string, o storetest.Options) store.Store {
+	return storetest.Backend{Durable: true, Rounds: 200, Open: func(t testing.TB, dir string, o storetest.Options) store.Store {
 		return open(t, sqlite.Options{Path: filepath.Join(dir, "zone.db"), Retention: o.Retention})
 	}}
 }
@@ -348,20 +348,5 @@ func BenchmarkApply(b *testing.B) {
 			wg.Wait()
 			b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "writes/s")
 		})
-	}
-}
-
-func BenchmarkOpen(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "a.db")
-	s := open(b, sqlite.Options{Path: path})
-	var batch store.Batch
-	for i := range 20_000 {
-		batch.Puts = append(batch.Puts, put(fmt.Sprintf("t%d", i), string(make([]byte, 512))).Puts...)
-	}
-	mustApply(b, s.Config(), batch)
-	mustClose(b, s)
-	b.ResetTimer()
-	for range b.N {
-		mustClose(b, open(b, sqlite.Options{Path: path}))
 	}
 }
