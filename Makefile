@@ -35,7 +35,8 @@ help: ## Lists the targets
 .PHONY: build
 build: ## Builds bin/global-cp, bin/zone-cp, bin/zone-dp and bin/meridianctl, static
 	@mkdir -p bin
-	$(STATIC) -o bin/ ./cmd/...
+	@echo "building $(VERSION) into bin/"
+	@$(STATIC) -o bin/ ./cmd/...
 
 .PHONY: gen
 gen: ## Generates Go from the protos and the OpenAPI document from the table of kinds

@@ -22,14 +22,13 @@ const startTime = 10 * time.Second
 
 type processCP struct{ *harness.ControlPlane }
 
-func (c processCP) client() *harness.Client            { return c.Client() }
-func (c processCP) addr(name string) string            { return c.Addr(name) }
-func (c processCP) caFile() string                     { return c.CAFile() }
-func (c processCP) dir() string                        { return c.Dir }
-func (c processCP) kill(*testing.T)                    { c.Kill() }
-func (c processCP) signal(s syscall.Signal)            { c.Process().Signal(s) }
-func (c processCP) stop(t *testing.T)                  { t.Helper(); must(t, 0, c.Stop()) }
-func (c processCP) tryStart(ctx context.Context) error { return c.Start(ctx) }
+func (c processCP) client() *harness.Client { return c.Client() }
+func (c processCP) addr(name string) string { return c.Addr(name) }
+func (c processCP) caFile() string          { return c.CAFile() }
+func (c processCP) dir() string             { return c.Dir }
+func (c processCP) kill(*testing.T)         { c.Kill() }
+func (c processCP) signal(s syscall.Signal) { c.Process().Signal(s) }
+func (c processCP) stop(t *testing.T)       { t.Helper(); must(t, 0, c.Stop()) }
 
 func (c processCP) start(t *testing.T) {
 	t.Helper()

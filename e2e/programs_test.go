@@ -54,10 +54,14 @@ func TestStartFailures(t *testing.T) {
 			writeFile(t, file, fmt.Sprintf("general: {workDir: %q}\napiServer: {htpp: {port: 0}}\n", dir))
 			return []string{"-c", file}
 		}},
-		{name: "unknown variable", word: "MERIDIAN_API_SERVER_HTPP_PORT", env: []string{"MERIDIAN_API_SERVER_HTPP_PORT=1"},
-			args: func(t *testing.T) []string { return []string{"-c", config(t, "")} }},
-		{name: "bad value", word: "MERIDIAN_API_SERVER_HTTP_PORT", env: []string{"MERIDIAN_API_SERVER_HTTP_PORT=many"},
-			args: func(t *testing.T) []string { return []string{"-c", config(t, "")} }},
+		{
+			name: "unknown variable", word: "MERIDIAN_API_SERVER_HTPP_PORT", env: []string{"MERIDIAN_API_SERVER_HTPP_PORT=1"},
+			args: func(t *testing.T) []string { return []string{"-c", config(t, "")} },
+		},
+		{
+			name: "bad value", word: "MERIDIAN_API_SERVER_HTTP_PORT", env: []string{"MERIDIAN_API_SERVER_HTTP_PORT=many"},
+			args: func(t *testing.T) []string { return []string{"-c", config(t, "")} },
+		},
 		{name: "bad value in the file", word: "store.type", args: func(t *testing.T) []string { return []string{"-c", config(t, "store: {type: paper}\n")} }},
 		{name: "unreadable file", word: "nowhere.yaml", args: func(t *testing.T) []string { return []string{"-c", path(t.TempDir(), "nowhere.yaml")} }},
 		{name: "store held", word: "held", args: func(t *testing.T) []string {
@@ -68,8 +72,10 @@ func TestStartFailures(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := harness.Start(harness.Spec{Name: "global-cp", Path: suite.programs.Path("global-cp"),
-				Args: append([]string{"run"}, c.args(t)...), Env: c.env, Dir: t.TempDir()})
+			p, err := harness.Start(harness.Spec{
+				Name: "global-cp", Path: suite.programs.Path("global-cp"),
+				Args: append([]string{"run"}, c.args(t)...), Env: c.env, Dir: t.TempDir(),
+			})
 			must(t, p, err)
 			ready, err := p.Ready(within(t, startTime))
 			if !errors.Is(err, harness.ErrExited) {

@@ -154,9 +154,9 @@ func newStage(t *testing.T, w world, zone controlPlane, name string) *stage {
 }
 
 // reaches waits until exactly these versions answer.
-func (s *stage) reaches(t *testing.T, d time.Duration, versions ...string) time.Duration {
+func (s *stage) reaches(t *testing.T, d time.Duration, versions ...string) {
 	t.Helper()
-	return until(t, d, fmt.Sprintf("answers from %v", versions), func(ctx context.Context) error {
+	until(t, d, fmt.Sprintf("answers from %v", versions), func(ctx context.Context) error {
 		got, err := s.web.shares(ctx, s.outbound, 10*len(versions))
 		if err != nil {
 			return err
@@ -221,9 +221,9 @@ func active(t *testing.T, global controlPlane, zone string, want bool, d time.Du
 }
 
 // live waits until a revision is live on every proxy of a zone, as the global says.
-func live(t *testing.T, global controlPlane, zone string, rev uint64, d time.Duration) time.Duration {
+func live(t *testing.T, global controlPlane, zone string, rev uint64, d time.Duration) {
 	t.Helper()
-	return until(t, d, fmt.Sprintf("revision %d live in %s", rev, zone), func(ctx context.Context) error {
+	until(t, d, fmt.Sprintf("revision %d live in %s", rev, zone), func(ctx context.Context) error {
 		p, err := global.client().ZonePosition(ctx, zone)
 		if err != nil {
 			return err
@@ -243,9 +243,9 @@ func shared() []string {
 }
 
 // equal waits until a zone's copy equals the global's state, times included.
-func equal(t *testing.T, global, zone controlPlane, d time.Duration) time.Duration {
+func equal(t *testing.T, global, zone controlPlane, d time.Duration) {
 	t.Helper()
-	return until(t, d, "the zone equals the global", func(ctx context.Context) error {
+	until(t, d, "the zone equals the global", func(ctx context.Context) error {
 		for _, path := range shared() {
 			a, err := list(ctx, global, path)
 			if err != nil {

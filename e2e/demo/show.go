@@ -198,7 +198,8 @@ func online(ctx context.Context, c *harness.Client) string {
 	for _, d := range page.Items {
 		if slices.ContainsFunc(d.Insight.Subscriptions, func(s struct {
 			DisconnectTime string `json:"disconnectTime"`
-		}) bool {
+		},
+		) bool {
 			return s.DisconnectTime == ""
 		}) {
 			n++
