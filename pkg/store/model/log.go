@@ -206,7 +206,7 @@ func (l *Log) write() {
 			l.commit(l.gather(first))
 			if l.committer != nil && l.fatal.Load() == nil {
 				if err := l.committer.Settle(); err != nil {
-					l.fail(err)
+					_ = l.fail(err)
 				}
 			}
 		case <-l.closing:

@@ -61,7 +61,7 @@ const (
 )
 
 // keyCheck is the key under which a known text is sealed, to find a wrong encryption key at once.
-var keyCheck = resource.Key{Kind: "meta", Name: "key"}
+var keyCheck = resource.Key{Kind: "meta", Name: "key"} //nolint:gochecknoglobals // never changes
 
 // file is one log's database. After open it is used by the log's writer alone, and implements model.Committer.
 type file struct {
