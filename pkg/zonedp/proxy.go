@@ -81,6 +81,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	serves := p.awaitReady(ctx, e, a)
 	if serves {
+		if a != nil && s.ConfigDir == "" {
+			// Envoy has read it. Whatever end we come to, no token stays behind.
+			remove()
+		}
 		close(p.ready)
 		select {
 		case <-ctx.Done():

@@ -366,7 +366,8 @@ func TestEnvoyDiesWithUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), runVariable+"="+cp.URL)
+	temp := t.TempDir()
+	cmd.Env = append(os.Environ(), runVariable+"="+cp.URL, "TMPDIR="+temp)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -389,6 +390,9 @@ func TestEnvoyDiesWithUs(t *testing.T) {
 		t.Errorf("%q, %v", text, err)
 	}
 	_ = cmd.Wait()
+	if left, err := os.ReadDir(temp); len(left) > 0 || err != nil {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 	if slices.Contains(notes(t), "SIGTERM") {
 		t.Error("envoy was told, not killed")
 	}
