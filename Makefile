@@ -70,9 +70,9 @@ release-image: ## Takes the present protos as those that later ones are compared
 test: unit e2e ## Runs everything: unit tests, then end-to-end tests with real Envoys
 
 .PHONY: unit
-unit: ## Runs the unit tests, with the race detector where there is a C compiler
+unit: envoy ## Runs the unit tests, with the race detector where there is a C compiler
 	@$(if $(RACE),true,echo "no C compiler found: running without the race detector (install gcc for it)")
-	go test $(RACE) -shuffle=on -timeout 10m $(UNIT)
+	ENVOY="$$(tools/envoy.sh || true)" go test $(RACE) -shuffle=on -timeout 10m $(UNIT)
 
 .PHONY: e2e
 e2e: build envoy ## Runs the end-to-end scenarios, in one process and with real binaries and Envoys

@@ -15,7 +15,8 @@ fail() {
 
 # right says whether a file is an Envoy of the version's minor.
 right() {
-	[[ -x "$1" ]] && "$1" --version 2>/dev/null | grep -Eq "/${version%.*}\.[0-9]+/"
+	local says
+	[[ -x "$1" ]] && says="$("$1" --version 2>/dev/null)" && [[ "$says" =~ /${version%.*}\.[0-9]+/ ]]
 }
 
 if [[ -n "${ENVOY:-}" ]]; then

@@ -41,14 +41,14 @@ type dumped struct {
 // The order that the books keep is what a real Envoy needs: a changed connect timeout is active within a second,
 // clusters come and go, and none is left warming.
 func TestRealEnvoy(t *testing.T) {
-	binary := os.Getenv("MERIDIAN_ENVOY")
+	binary := os.Getenv("ENVOY")
 	if binary == "" {
 		if found, err := exec.LookPath("envoy"); err == nil {
 			binary = found
 		}
 	}
 	if binary == "" {
-		t.Skip("no Envoy: put envoy 1.40 on the PATH or name it by MERIDIAN_ENVOY")
+		t.Skip("no Envoy: put envoy 1.40 on the PATH or name it by ENVOY")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

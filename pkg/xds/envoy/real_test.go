@@ -31,15 +31,15 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/xds/plan"
 )
 
-// envoyBinary is MERIDIAN_ENVOY, or envoy on the PATH.
+// envoyBinary is ENVOY, or envoy on the PATH.
 func envoyBinary(t *testing.T) string {
 	t.Helper()
-	if path := os.Getenv("MERIDIAN_ENVOY"); path != "" {
+	if path := os.Getenv("ENVOY"); path != "" {
 		return path
 	}
 	path, err := exec.LookPath("envoy")
 	if err != nil {
-		t.Skip("needs Envoy: put envoy on the PATH, or its path in MERIDIAN_ENVOY")
+		t.Skip("needs Envoy: put envoy on the PATH, or its path in ENVOY")
 	}
 	return path
 }
