@@ -53,7 +53,9 @@ func (o observer) Refused(r xds.Refusal) {
 }
 
 // Cleared implements xds.Observer.
-func (o observer) Cleared(proxy resource.Key, typeURL, name string) { o.to.Cleared(proxy, typeURL, name) }
+func (o observer) Cleared(proxy resource.Key, typeURL, name string) {
+	o.to.Cleared(proxy, typeURL, name)
+}
 
 // Disconnected implements xds.Observer.
 func (o observer) Disconnected(id string, at time.Time) { o.to.Disconnected(id, at) }

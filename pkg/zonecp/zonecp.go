@@ -24,6 +24,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/version"
 	"github.com/meridian-mesh/meridian/pkg/xds"
 	"github.com/meridian-mesh/meridian/pkg/xds/bootstrap"
+	"github.com/meridian-mesh/meridian/pkg/xds/index/dns"
 )
 
 const (
@@ -99,13 +100,15 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o x
 		return err
 	}
 	who := authenticator{auth.NewProxyAuthenticator(c.DPServer.Auth.Type, controlplane.DataplaneTokenKeys(cp.Store.Config()))}
+	resolver := dns.New(dns.System(), cp.Logger)
 	server, err := xds.NewServer(xds.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name, Instance: cp.Instance,
-		Authenticator: who, Observer: o, Logger: cp.Logger,
+		Authenticator: who, Observer: o, Logger: cp.Logger, Resolver: resolver,
 	})
 	if err != nil {
 		return err
 	}
+	cp.Set.Task("dns", resolver.Run)
 	leaf := cert.Certificate.Leaf
 	handler := bootstrap.Handler(bootstrap.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name,
@@ -114,7 +117,7 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o x
 		ServerNames:  func(host string) bool { return leaf.VerifyHostname(host) == nil },
 	})
 	rpc, err := cp.SharedPort("dpServer", "dpServer.port", c.DPServer.Interface, c.DPServer.Port, cert.TLS(nil), handler,
-		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: proxyPing, Timeout: proxyPingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
