@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
@@ -28,6 +29,8 @@ type Server struct {
 	loop     *loop
 	reaper   *reaper
 	progress *progress
+	// identity goes with every response; shared.
+	identity *corev3.ControlPlane
 	// ctx ends the streams when Run returns.
 	ctx  context.Context
 	stop context.CancelCauseFunc
@@ -50,7 +53,7 @@ func newServer(o Options, p planner) (*Server, error) {
 	}
 	o.Limits = o.Limits.withDefaults()
 	s := &Server{
-		o: o, reaper: newReaper(), progress: newProgress(),
+		o: o, reaper: newReaper(), progress: newProgress(), identity: &corev3.ControlPlane{Identifier: o.Instance},
 		proxies: map[resource.Key]*proxy{}, streams: map[*stream]*proxy{},
 	}
 	s.ctx, s.stop = context.WithCancelCause(context.Background())

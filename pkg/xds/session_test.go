@@ -222,7 +222,7 @@ func TestTokenExpires(t *testing.T) {
 		if c.State().Done {
 			t.Fatal("ended too early")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if s := c.State(); status.Code(s.Err) != codes.Unauthenticated || !strings.HasPrefix(status.Convert(s.Err).Message(), "authentication failed:") {
 			t.Errorf("got %v", s.Err)

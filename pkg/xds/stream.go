@@ -168,7 +168,7 @@ func (st *stream) pump() {
 			continue
 		}
 		r.stream = st
-		r.msg.SystemVersionInfo = st.proxy.round.String()
+		r.msg.SystemVersionInfo, r.msg.ControlPlane = st.proxy.round.String(), st.s.identity
 		select {
 		case st.books.feeds[c].out <- r:
 			st.books.sent(r)

@@ -376,7 +376,7 @@ func TestOwedWhileStalled(t *testing.T) {
 		c = w.connect(xdstest.Options{Node: o.Node, Before: &state, Stalled: []string{endpoints.typeURL()}})
 		first := w.publish("web", a, xdstest.Endpoints("a", 2))
 		synctest.Wait()
-		var last = first
+		last := first
 		for i := range 50 {
 			last = w.publish("web", a, xdstest.Endpoints("a", uint32(i+3)))
 			synctest.Wait()
