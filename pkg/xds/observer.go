@@ -31,6 +31,8 @@ type Session struct {
 	Since time.Time
 	// DataplaneVersion and EnvoyVersion are what the proxy says of itself.
 	DataplaneVersion, EnvoyVersion VersionInfo
+	// Sequence numbers the sessions of a server from 1, in the order in which a Progress takes them in.
+	Sequence uint64
 }
 
 // VersionInfo is what a program says of itself.
@@ -63,6 +65,8 @@ type Progress struct {
 	Rejected map[resource.Key]uint32
 	// Connected is the number of connected proxies.
 	Connected int
+	// Sequence is the highest of the sessions that this takes in: it may be told after a later session was.
+	Sequence uint64
 }
 
 // Lag is the state of a proxy that is not live at the processed revision.

@@ -42,13 +42,17 @@ func (g *progress) processed(r resource.Revision) {
 	}
 }
 
-// connected: a proxy has its first stream. It is joining, and never seen without a place.
-func (g *progress) connected(k resource.Key) {
+// opened numbers a session. With its first stream a proxy is joining, and never seen without a place.
+func (g *progress) opened(k resource.Key, first bool) (sequence uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.now.Connected++
-	g.now.Lagging[k] = Lag{Joining: true}
+	g.now.Sequence++
+	if first {
+		g.now.Connected++
+		g.now.Lagging[k] = Lag{Joining: true}
+	}
 	g.wake()
+	return g.now.Sequence
 }
 
 // disconnected: a proxy has lost its last stream.

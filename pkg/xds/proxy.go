@@ -141,9 +141,7 @@ func (p *proxy) open(st *stream) {
 	if p.target != nil {
 		st.books.publish(p.target, p.round, p.held)
 	}
-	if len(p.streams) == 1 {
-		p.progress.connected(p.key)
-	}
+	st.session.Sequence = p.progress.opened(p.key, len(p.streams) == 1)
 	p.o.Observer.Connected(st.session)
 	p.report()
 }

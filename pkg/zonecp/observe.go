@@ -32,6 +32,7 @@ func (o observer) Connected(s xds.Session) {
 	o.to.Connected(insight.Session{
 		ID: s.ID, Proxy: s.Proxy, Since: s.Since,
 		DataplaneVersion: insight.VersionInfo(s.DataplaneVersion), EnvoyVersion: insight.VersionInfo(s.EnvoyVersion),
+		Sequence: s.Sequence,
 	})
 }
 
@@ -66,5 +67,5 @@ func (o observer) Progress(p xds.Progress) {
 	for k, l := range p.Lagging {
 		lagging[k] = insight.Lag(l)
 	}
-	o.to.Progress(insight.Progress{Processed: p.Processed, Lagging: lagging, Rejected: p.Rejected})
+	o.to.Progress(insight.Progress{Processed: p.Processed, Lagging: lagging, Rejected: p.Rejected, Sequence: p.Sequence})
 }
