@@ -100,7 +100,7 @@ func CloseLeftovers(ctx context.Context, s store.Store, instance string, now tim
 }
 
 // self is the row of the own zone.
-var self = resource.Key{Kind: resource.KindZonePosition, Name: "self"}
+var self = resource.Key{Kind: resource.KindZonePosition, Name: "self"} //nolint:gochecknoglobals // never changes
 
 // local yields the objects of a kind that were born in this store.
 func local(v store.View, k resource.Kind) func(func(*resource.Object) bool) {

@@ -40,10 +40,14 @@ type table struct {
 func newTable(without ...resource.Kind) table {
 	empty := func() proto.Message { return &systemv1.Zone{} }
 	rows := append(slices.Clone(resource.NewTable().All()),
-		&resource.Descriptor{Kind: relay, Scope: resource.ScopeMesh, Access: resource.Internal, New: empty,
-			Flow: func(resource.Key) resource.Flow { return resource.FlowUpAndOn }},
-		&resource.Descriptor{Kind: novel, Scope: resource.ScopeMesh, New: empty,
-			Flow: func(resource.Key) resource.Flow { return resource.FlowDown }})
+		&resource.Descriptor{
+			Kind: relay, Scope: resource.ScopeMesh, Access: resource.Internal, New: empty,
+			Flow: func(resource.Key) resource.Flow { return resource.FlowUpAndOn },
+		},
+		&resource.Descriptor{
+			Kind: novel, Scope: resource.ScopeMesh, New: empty,
+			Flow: func(resource.Key) resource.Flow { return resource.FlowDown },
+		})
 	return table{rows: slices.DeleteFunc(rows, func(d *resource.Descriptor) bool { return slices.Contains(without, d.Kind) })}
 }
 

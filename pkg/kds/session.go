@@ -57,7 +57,7 @@ type session struct {
 	apps   [2]*applier
 }
 
-var logIDs = [2]kdsv1.Log{kdsv1.Log_LOG_CONFIG, kdsv1.Log_LOG_STATUS}
+var logIDs = [2]kdsv1.Log{kdsv1.Log_LOG_CONFIG, kdsv1.Log_LOG_STATUS} //nolint:gochecknoglobals // never changes
 
 func logID(l resource.LogID) kdsv1.Log {
 	if l == resource.StatusLog {

@@ -426,10 +426,16 @@ func TestOwnership(t *testing.T) {
 		p := g.scripted()
 		must[*kdsv1.Hello](t)(p.Hello(&kdsv1.Hello{Store: "s", Zone: "zone-1"}))
 		err := p.SendGroup(&kdstest.Group{Log: kdsv1.Log_LOG_CONFIG, To: 5, Epoch: "e", Replaces: []*kdsv1.Range{{}}, Changes: []*kdsv1.Change{
-			{Kind: "Mesh", Name: "mine"}, {Kind: "Mesh", Name: "m", Deleted: true}, {Kind: "Timeout", Scope: "m", Name: "t"},
-			{Kind: "Dataplane", Scope: "m", Name: "ok"}, {Kind: "Dataplane", Scope: "m", Name: "../zone-2.dp"},
-			{Kind: "Dataplane", Name: "unscoped"}, {Kind: "DataplaneInsight", Scope: "m", Name: "wrong-log"}, {Kind: "Novelty", Name: "n"},
-			{Kind: "Zone", Name: "zone-2", Deleted: true}, {Kind: "Dataplane", Scope: "m"},
+			{Kind: "Mesh", Name: "mine"},
+			{Kind: "Mesh", Name: "m", Deleted: true},
+			{Kind: "Timeout", Scope: "m", Name: "t"},
+			{Kind: "Dataplane", Scope: "m", Name: "ok"},
+			{Kind: "Dataplane", Scope: "m", Name: "../zone-2.dp"},
+			{Kind: "Dataplane", Name: "unscoped"},
+			{Kind: "DataplaneInsight", Scope: "m", Name: "wrong-log"},
+			{Kind: "Novelty", Name: "n"},
+			{Kind: "Zone", Name: "zone-2", Deleted: true},
+			{Kind: "Dataplane", Scope: "m"},
 		}})
 		if err != nil {
 			t.Fatal(err)

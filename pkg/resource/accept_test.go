@@ -27,8 +27,10 @@ func encoded(t testing.TB, m proto.Message) []byte {
 }
 
 func gateway() *meshv1.Dataplane {
-	return &meshv1.Dataplane{Networking: &meshv1.Dataplane_Networking{Address: "10.0.0.1",
-		Gateway: &meshv1.Dataplane_Networking_Gateway{Tags: map[string]string{TagService: "a"}}}}
+	return &meshv1.Dataplane{Networking: &meshv1.Dataplane_Networking{
+		Address: "10.0.0.1",
+		Gateway: &meshv1.Dataplane_Networking_Gateway{Tags: map[string]string{TagService: "a"}},
+	}}
 }
 
 func TestAccept(t *testing.T) {
@@ -105,8 +107,10 @@ func inf() float64 { var zero float64; return 1 / zero }
 
 // A peer of a newer version may know more fields, and more keys of a backend.
 func TestAcceptTakesWhatIsNewer(t *testing.T) {
-	spec := encoded(t, &meshv1.Mesh{Mtls: &meshv1.Mesh_Mtls{Backends: []*meshv1.CertificateAuthorityBackend{{Type: "builtin",
-		Conf: &structpb.Struct{Fields: map[string]*structpb.Value{"newer": structpb.NewBoolValue(true)}}}}}})
+	spec := encoded(t, &meshv1.Mesh{Mtls: &meshv1.Mesh_Mtls{Backends: []*meshv1.CertificateAuthorityBackend{{
+		Type: "builtin",
+		Conf: &structpb.Struct{Fields: map[string]*structpb.Value{"newer": structpb.NewBoolValue(true)}},
+	}}}})
 	spec = append(spec, 0xfa, 0x01, 1, 'x') // field 31
 	if err := Accept(NewTable(), Key{Kind: KindMesh, Name: "m"}, Global, spec); err != nil {
 		t.Error(err)

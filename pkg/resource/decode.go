@@ -105,7 +105,7 @@ const (
 	metaModified
 )
 
-var metaKeys = [...]string{"type", "mesh", "name", "creationTime", "modificationTime"}
+var metaKeys = [...]string{"type", "mesh", "name", "creationTime", "modificationTime"} //nolint:gochecknoglobals // never changes
 
 // metaIndex matches without regard to case, as the published release does.
 func metaIndex(name string) int {

@@ -55,9 +55,12 @@ func TestDecodeReadsTheEnvelope(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Input{Type: "TrafficPermission", Mesh: "m", Name: "n", HasType: true, HasMesh: true, HasName: true,
+	want := Input{
+		Type: "TrafficPermission", Mesh: "m", Name: "n", HasType: true, HasMesh: true, HasName: true,
 		Spec: &meshv1.TrafficPermission{Sources: []*meshv1.Selector{{Match: map[string]string{
-			TagService: "web", TagProtocol: "http", TagZone: "z", "region": "eu"}}}}}
+			TagService: "web", TagProtocol: "http", TagZone: "z", "region": "eu",
+		}}}},
+	}
 	if diff := cmp.Diff(want, in, protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
@@ -78,12 +81,17 @@ func TestDecodeTakesEveryEraOfValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &meshv1.Dataplane{Networking: &meshv1.Dataplane_Networking{Address: "10.0.0.1",
-		Inbound: []*meshv1.Dataplane_Networking_Inbound{{Port: 8080, ServicePort: 80,
+	want := &meshv1.Dataplane{Networking: &meshv1.Dataplane_Networking{
+		Address: "10.0.0.1",
+		Inbound: []*meshv1.Dataplane_Networking_Inbound{{
+			Port: 8080, ServicePort: 80,
 			ServiceProbe: &meshv1.Dataplane_Networking_Inbound_ServiceProbe{
 				Interval: durationpb.New(90 * time.Second), Timeout: durationpb.New(-500 * time.Millisecond),
 				UnhealthyThreshold: wrapperspb.UInt32(3), HealthyThreshold: wrapperspb.UInt32(1),
-				Tcp: &meshv1.Dataplane_Networking_Inbound_ServiceProbe_Tcp{}}}}}}
+				Tcp: &meshv1.Dataplane_Networking_Inbound_ServiceProbe_Tcp{},
+			},
+		}},
+	}}
 	if diff := cmp.Diff(want, in.Spec, protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
@@ -95,44 +103,74 @@ func TestDecodeNamesEveryFault(t *testing.T) {
 		body string
 		want []string
 	}{
-		{KindMesh, `{"foo":1,"mtls":{"enabled":true,"backends":[{"nam":"a"},{"bar":{}}]},"routing":{"x y":1}}`,
-			[]string{"foo", "mtls.enabled", "mtls.backends[0].nam", "mtls.backends[1].bar", `routing["x y"]`}},
-		{KindMesh, `{"type":1,"mesh":{},"name":[],"creationTime":"yesterday","modificationTime":true}`,
-			[]string{"type", "mesh", "name", "creationTime", "modificationTime"}},
+		{
+			KindMesh, `{"foo":1,"mtls":{"enabled":true,"backends":[{"nam":"a"},{"bar":{}}]},"routing":{"x y":1}}`,
+			[]string{"foo", "mtls.enabled", "mtls.backends[0].nam", "mtls.backends[1].bar", `routing["x y"]`},
+		},
+		{
+			KindMesh, `{"type":1,"mesh":{},"name":[],"creationTime":"yesterday","modificationTime":true}`,
+			[]string{"type", "mesh", "name", "creationTime", "modificationTime"},
+		},
 		{KindMesh, `{"name":"a","Name":"b"}`, []string{"name"}},
-		{KindMesh, `{"mtls":[],"tracing":"x","logging":1,"metrics":true,"networking":{"outbound":{"passthrough":"true"}}}`,
-			[]string{"mtls", "tracing", "logging", "metrics", "networking.outbound.passthrough"}},
-		{KindMesh, `{"mtls":{"backends":{}},"logging":{"backends":[null,1]}}`,
-			[]string{"mtls.backends", "logging.backends[0]", "logging.backends[1]"}},
-		{KindMesh, `{"mtls":{"backends":[{"conf":[]},{"conf":{"a":{"b":1,"b":2}}},{"conf":{"x":1e999}}]}}`,
-			[]string{"mtls.backends[0].conf", "mtls.backends[1].conf.a.b", "mtls.backends[2].conf.x"}},
-		{KindMesh, `{"tracing":{"backends":[{"sampling":"often"},{"sampling":"NaN"},{"sampling":{}}]}}`,
-			[]string{"tracing.backends[0].sampling", "tracing.backends[1].sampling", "tracing.backends[2].sampling"}},
-		{KindDataplane, `{"networking":{"address":1,"inbound":[{"port":1.5},{"port":-1},{"port":1.0},{"port":4294967296},
+		{
+			KindMesh, `{"mtls":[],"tracing":"x","logging":1,"metrics":true,"networking":{"outbound":{"passthrough":"true"}}}`,
+			[]string{"mtls", "tracing", "logging", "metrics", "networking.outbound.passthrough"},
+		},
+		{
+			KindMesh, `{"mtls":{"backends":{}},"logging":{"backends":[null,1]}}`,
+			[]string{"mtls.backends", "logging.backends[0]", "logging.backends[1]"},
+		},
+		{
+			KindMesh, `{"mtls":{"backends":[{"conf":[]},{"conf":{"a":{"b":1,"b":2}}},{"conf":{"x":1e999}}]}}`,
+			[]string{"mtls.backends[0].conf", "mtls.backends[1].conf.a.b", "mtls.backends[2].conf.x"},
+		},
+		{
+			KindMesh, `{"tracing":{"backends":[{"sampling":"often"},{"sampling":"NaN"},{"sampling":{}}]}}`,
+			[]string{"tracing.backends[0].sampling", "tracing.backends[1].sampling", "tracing.backends[2].sampling"},
+		},
+		{
+			KindDataplane, `{"networking":{"address":1,"inbound":[{"port":1.5},{"port":-1},{"port":1.0},{"port":4294967296},
 			{"port":"x"},{"port":true},{"tags":{"a":1,"b":null}},{"tags":[]},{"health":{"ready":"true"}}]}}`,
-			[]string{"networking.address", "networking.inbound[0].port", "networking.inbound[1].port", "networking.inbound[2].port",
+			[]string{
+				"networking.address", "networking.inbound[0].port", "networking.inbound[1].port", "networking.inbound[2].port",
 				"networking.inbound[3].port", "networking.inbound[4].port", "networking.inbound[5].port",
 				`networking.inbound[6].tags["a"]`, `networking.inbound[6].tags["b"]`, "networking.inbound[7].tags",
-				"networking.inbound[8].health.ready"}},
-		{KindDataplane, `{"networking":{"inbound":[{"tags":{"a":"1","a":"2","service":"x","kuma.io/service":"x"}}]}}`,
-			[]string{`networking.inbound[0].tags["a"]`, `networking.inbound[0].tags["service"]`}},
-		{KindDataplane, `{"networking":{"inbound":[{"servicePort":1,"service_port":2,"address":null,"address":""}],"inbound":[]}}`,
-			[]string{"networking.inbound[0].service_port", "networking.inbound[0].address", "networking.inbound"}},
-		{KindTimeout, `{"conf":{"connectTimeout":5,"tcp":{"idleTimeout":"5"},"http":{"requestTimeout":"fast","idleTimeout":{}}}}`,
-			[]string{"conf.connectTimeout", "conf.tcp.idleTimeout", "conf.http.requestTimeout", "conf.http.idleTimeout"}},
+				"networking.inbound[8].health.ready",
+			},
+		},
+		{
+			KindDataplane, `{"networking":{"inbound":[{"tags":{"a":"1","a":"2","service":"x","kuma.io/service":"x"}}]}}`,
+			[]string{`networking.inbound[0].tags["a"]`, `networking.inbound[0].tags["service"]`},
+		},
+		{
+			KindDataplane, `{"networking":{"inbound":[{"servicePort":1,"service_port":2,"address":null,"address":""}],"inbound":[]}}`,
+			[]string{"networking.inbound[0].service_port", "networking.inbound[0].address", "networking.inbound"},
+		},
+		{
+			KindTimeout, `{"conf":{"connectTimeout":5,"tcp":{"idleTimeout":"5"},"http":{"requestTimeout":"fast","idleTimeout":{}}}}`,
+			[]string{"conf.connectTimeout", "conf.tcp.idleTimeout", "conf.http.requestTimeout", "conf.http.idleTimeout"},
+		},
 		{KindTimeout, `{"conf":[]}`, []string{"conf"}},
-		{KindTrafficRoute, `{"conf":{"loadBalancer":{"random":{},"maglev":{},"ring_hash":{"minRingSize":"-1"}}}}`,
-			[]string{"conf.loadBalancer.maglev", "conf.loadBalancer.ring_hash"}},
+		{
+			KindTrafficRoute, `{"conf":{"loadBalancer":{"random":{},"maglev":{},"ring_hash":{"minRingSize":"-1"}}}}`,
+			[]string{"conf.loadBalancer.maglev", "conf.loadBalancer.ring_hash"},
+		},
 		{KindSecret, `{"data":"!"}`, []string{"data"}},
 		{KindSecret, `{"data":5}`, []string{"data"}},
 		{KindZone, `{"enabled":1,"ingress":"1.2.3.4:5"}`, []string{"enabled", "ingress"}},
-		{KindDataplaneInsight, `{"subscriptions":[{"connectTime":"now","status":{"total":{"responsesSent":"-1"}}}]}`,
-			[]string{"subscriptions[0].connectTime", "subscriptions[0].status.total.responsesSent"}},
-		{KindMesh, `{"mtls":{"backends":[{"type":"builtin","conf":{"caCert":{"rsabits":1},"x":1}},{"type":"provided","conf":{"cert":{"s":1}}},{"type":"other","conf":{"x":1}}]},
+		{
+			KindDataplaneInsight, `{"subscriptions":[{"connectTime":"now","status":{"total":{"responsesSent":"-1"}}}]}`,
+			[]string{"subscriptions[0].connectTime", "subscriptions[0].status.total.responsesSent"},
+		},
+		{
+			KindMesh, `{"mtls":{"backends":[{"type":"builtin","conf":{"caCert":{"rsabits":1},"x":1}},{"type":"provided","conf":{"cert":{"s":1}}},{"type":"other","conf":{"x":1}}]},
 			"tracing":{"backends":[{"type":"zipkin","conf":{"uri":""}}]},"logging":{"backends":[{"type":"file","conf":{"address":""}},{"type":"tcp","conf":{"path":""}}]},
 			"metrics":{"backends":[{"type":"prometheus","conf":{"ports":1,"tags":{"anything":"x"}}}]}}`,
-			[]string{"mtls.backends[0].config.caCert.rsabits", "mtls.backends[0].config.x", "mtls.backends[1].config.cert.s",
-				"tracing.backends[0].config.uri", "logging.backends[0].config.address", "logging.backends[1].config.path", "metrics.backends[0].conf.ports"}},
+			[]string{
+				"mtls.backends[0].config.caCert.rsabits", "mtls.backends[0].config.x", "mtls.backends[1].config.cert.s",
+				"tracing.backends[0].config.uri", "logging.backends[0].config.address", "logging.backends[1].config.path", "metrics.backends[0].conf.ports",
+			},
+		},
 		{KindDataplane, `{"metrics":{"type":"prometheus","conf":{"skipMtls":true}}}`, []string{"metrics.conf.skipMtls"}},
 	} {
 		_, err := DecodeJSON(descriptor(t, c.kind), []byte(c.body))

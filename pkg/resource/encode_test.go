@@ -38,9 +38,11 @@ func object(t testing.TB, d *Descriptor, in Input) *Object {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Object{Key: Key{Kind: d.Kind, Scope: in.Mesh, Name: in.Name}, Spec: spec,
+	return &Object{
+		Key: Key{Kind: d.Kind, Scope: in.Mesh, Name: in.Name}, Spec: spec,
 		Created:  time.Date(2021, 2, 18, 18, 46, 42, 195647000, time.FixedZone("", 3600)),
-		Modified: time.Date(2021, 2, 18, 18, 46, 43, 0, time.UTC)}
+		Modified: time.Date(2021, 2, 18, 18, 46, 43, 0, time.UTC),
+	}
 }
 
 // Every testdata/roundtrip/X.in.json or X.in.yaml, defaulted, is valid and encodes to X.out.json, which
@@ -129,8 +131,15 @@ func TestEncodeDurationsAndTimes(t *testing.T) {
 		d    time.Duration
 		want string
 	}{
-		{0, "0s"}, {90 * time.Second, "90s"}, {200 * time.Millisecond, "0.200s"}, {time.Hour, "3600s"}, {-1500 * time.Millisecond, "-1.500s"},
-		{25 * time.Microsecond, "0.000025s"}, {1, "0.000000001s"}, {-1, "-0.000000001s"}, {math.MinInt64, "-9223372036.854775808s"},
+		{0, "0s"},
+		{90 * time.Second, "90s"},
+		{200 * time.Millisecond, "0.200s"},
+		{time.Hour, "3600s"},
+		{-1500 * time.Millisecond, "-1.500s"},
+		{25 * time.Microsecond, "0.000025s"},
+		{1, "0.000000001s"},
+		{-1, "-0.000000001s"},
+		{math.MinInt64, "-9223372036.854775808s"},
 	} {
 		b, err := AppendSpec(nil, durationpb.New(c.d), 0)
 		if err != nil || string(b) != `"`+c.want+`"` {
@@ -148,8 +157,11 @@ func TestEncodeDurationsAndTimes(t *testing.T) {
 func TestEncodeKeepsEmptyMessages(t *testing.T) {
 	b, err := AppendSpec(nil, &meshv1.Dataplane{Networking: &meshv1.Dataplane_Networking{
 		Ingress: &meshv1.Dataplane_Networking_Ingress{},
-		Inbound: []*meshv1.Dataplane_Networking_Inbound{{Health: &meshv1.Dataplane_Networking_Inbound_Health{},
-			ServiceProbe: &meshv1.Dataplane_Networking_Inbound_ServiceProbe{HealthyThreshold: wrapperspb.UInt32(0)}}}}}, 2)
+		Inbound: []*meshv1.Dataplane_Networking_Inbound{{
+			Health:       &meshv1.Dataplane_Networking_Inbound_Health{},
+			ServiceProbe: &meshv1.Dataplane_Networking_Inbound_ServiceProbe{HealthyThreshold: wrapperspb.UInt32(0)},
+		}},
+	}}, 2)
 	want := `{
    "networking": {
     "ingress": {},
@@ -174,8 +186,10 @@ func TestEncodeKeepsEmptyMessages(t *testing.T) {
 func TestEncodeOverview(t *testing.T) {
 	o := Overview{Type: "DataplaneOverview", Mesh: "m", Name: "n", Parts: []Part{
 		{Name: "dataplane", Message: &meshv1.Dataplane{Networking: &meshv1.Dataplane_Networking{Address: "1.1.1.1"}}},
-		{Name: "dataplaneInsight", Message: &meshv1.DataplaneInsight{Subscriptions: []*meshv1.DiscoverySubscription{{Id: "1",
-			Status: &meshv1.DiscoverySubscriptionStatus{Total: &meshv1.DiscoveryServiceStats{ResponsesSent: 3}}}}}},
+		{Name: "dataplaneInsight", Message: &meshv1.DataplaneInsight{Subscriptions: []*meshv1.DiscoverySubscription{{
+			Id:     "1",
+			Status: &meshv1.DiscoverySubscriptionStatus{Total: &meshv1.DiscoveryServiceStats{ResponsesSent: 3}},
+		}}}},
 		{Name: "position", Raw: json.RawMessage(`{"live":"812","list":[1,null,true]}`)},
 	}}
 	b, err := o.Append(nil, 1)

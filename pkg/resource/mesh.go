@@ -321,12 +321,10 @@ func (c conf) number(name string) *float64 {
 	return nil
 }
 
-func (c conf) bool(name string) *bool {
-	if x, ok := c.fields[name].GetKind().(*structpb.Value_BoolValue); ok {
-		return &x.BoolValue
+func (c conf) bool(name string) {
+	if _, ok := c.fields[name].GetKind().(*structpb.Value_BoolValue); !ok {
+		c.mistyped(name, shapeBool)
 	}
-	c.mistyped(name, shapeBool)
-	return nil
 }
 
 func (c conf) object(name string) conf {

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -169,7 +170,8 @@ func TestPropertyRoundTrip(t *testing.T) {
 			t.Fatal(diff)
 		}
 		if err := Accept(NewTable(), o.Key, Local, spec); err != nil {
-			if v, ok := err.(Violations); !ok || strings.Contains(v.Error(), "out of range") {
+			var v Violations
+			if !errors.As(err, &v) || strings.Contains(v.Error(), "out of range") {
 				t.Fatal(err)
 			}
 		}

@@ -403,7 +403,10 @@ func TestMeshChange(t *testing.T) {
 		before, after string
 		want          string
 	}{
-		{"", "", ""}, {"", "a", ""}, {"a", "a", ""}, {"a", "", ""},
+		{"", "", ""},
+		{"", "a", ""},
+		{"a", "a", ""},
+		{"a", "", ""},
 		{"a", "b", "mtls.enabledBackend: cannot be changed from one backend to another: disable mutual TLS first\n"},
 	} {
 		if got := list(ValidateMeshChange(with(c.before), with(c.after))); got != c.want {

@@ -133,8 +133,10 @@ func openFile(ctx context.Context, o fileOptions) (f *file, l *model.Loader, id 
 	if mode != "wal" {
 		return f, nil, "", fmt.Errorf("the file system takes no write-ahead log: journal mode is %q", mode)
 	}
-	pragmas := []string{"synchronous = " + o.synchronous,
-		"wal_autocheckpoint = 0", "journal_size_limit = 67108864", "temp_store = MEMORY"}
+	pragmas := []string{
+		"synchronous = " + o.synchronous,
+		"wal_autocheckpoint = 0", "journal_size_limit = 67108864", "temp_store = MEMORY",
+	}
 	if o.maxSize > 0 {
 		pragmas = append(pragmas, fmt.Sprintf("max_page_count = %d", max(o.maxSize/pageSize, 16)))
 	}

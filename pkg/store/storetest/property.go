@@ -195,7 +195,7 @@ func (r *reference) draw(t *rapid.T) store.Batch {
 // state, counts, cursors, views that were kept, watches at any distance, openings.
 func Property(t *testing.T, b Backend) {
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "")
+		dir, err := os.MkdirTemp(t.TempDir(), "") //nolint:usetesting // one a run of the property, not one a test
 		if err != nil {
 			rt.Fatal(err)
 		}

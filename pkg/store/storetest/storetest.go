@@ -266,14 +266,22 @@ func testGuards(f *fixture) {
 		guard store.Guard
 		holds bool
 	}{
-		{store.AtRevision(a, 2), true}, {store.AtRevision(a, 1), false}, {store.AtRevision(a, 0), false},
-		{store.AtRevision(b, 0), true}, {store.AtRevision(b, 1), false},
-		{store.Exists(a), true}, {store.Exists(b), false},
-		{store.NoneIn(store.InScope(policy, "b")), true}, {store.NoneIn(store.InScope(policy, "a")), false},
-		{store.NoneIn(store.OfKind(proxy)), true}, {store.NoneIn(store.OfKind(policy)), false},
-		{store.NoneIn(store.InScope(policy, "")), true}, {store.NoneIn(store.InScope(mesh, "")), false},
+		{store.AtRevision(a, 2), true},
+		{store.AtRevision(a, 1), false},
+		{store.AtRevision(a, 0), false},
+		{store.AtRevision(b, 0), true},
+		{store.AtRevision(b, 1), false},
+		{store.Exists(a), true},
+		{store.Exists(b), false},
+		{store.NoneIn(store.InScope(policy, "b")), true},
+		{store.NoneIn(store.InScope(policy, "a")), false},
+		{store.NoneIn(store.OfKind(proxy)), true},
+		{store.NoneIn(store.OfKind(policy)), false},
+		{store.NoneIn(store.InScope(policy, "")), true},
+		{store.NoneIn(store.InScope(mesh, "")), false},
 		{store.NoneIn(store.Everything()), false},
-		{store.NoneIn(store.Range{Scope: "a"}), false}, {store.NoneIn(store.Range{Scope: "b"}), true},
+		{store.NoneIn(store.Range{Scope: "a"}), false},
+		{store.NoneIn(store.Range{Scope: "b"}), true},
 	} {
 		before := f.log.View()
 		_, err := f.log.Apply(f.Context(), store.Batch{
@@ -448,7 +456,10 @@ func testScan(f *fixture) {
 	f.apply(deletes(key(another, "a", "x")))
 	for _, r := range []store.Range{
 		store.Everything(), store.OfKind(mesh), store.OfKind(policy), store.OfKind("none"), store.InScope(policy, "a"), store.InScope(policy, "c"),
-		store.InScope(policy, ""), store.InScope(mesh, ""), store.InScope(another, "a"), {Scope: "a"}, {Scope: "none"}, {},
+		store.InScope(policy, ""), store.InScope(mesh, ""), store.InScope(another, "a"),
+		{Scope: "a"},
+		{Scope: "none"},
+		{},
 	} {
 		var want []resource.Key
 		for _, p := range all {

@@ -65,7 +65,10 @@ func TestProxiesShareResources(t *testing.T) {
 	tr := NewTranslator()
 	a, b := translate(t, tr, ix, 0), translate(t, tr, ix, 1)
 	for _, ref := range []Ref{
-		{ClusterType, "service-02"}, {EndpointType, "service-02"}, {RouteType, "outbound:service-02"}, {ListenerType, "outbound:127.0.0.1:10002"},
+		{ClusterType, "service-02"},
+		{EndpointType, "service-02"},
+		{RouteType, "outbound:service-02"},
+		{ListenerType, "outbound:127.0.0.1:10002"},
 		{ClusterType, "localhost:9080"},
 	} {
 		if find(t, a, ref.TypeURL, ref.Name) != find(t, b, ref.TypeURL, ref.Name) {

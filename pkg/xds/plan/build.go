@@ -14,7 +14,7 @@ import (
 
 // Names of the parts that take in and pass on redirected traffic, and their addresses. Passed-on inbound
 // connections come from an address of their own, by which the redirection knows to leave them alone.
-var forwarding = []struct {
+var forwarding = []struct { //nolint:gochecknoglobals // never changes
 	name    string
 	any     netip.Addr
 	from    netip.Addr
