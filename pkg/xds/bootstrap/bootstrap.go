@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -181,7 +180,7 @@ func (h *handler) bootstrap(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "text/x-yaml")
 	w.Header().Set("Kuma-Bootstrap-Version", "3")
-	_, _ = w.Write(answer)
+	_, _ = w.Write(answer) //nolint:gosec // YAML, and so it says
 	return nil
 }
 
@@ -243,9 +242,12 @@ func (h *handler) make(ctx context.Context, req *Request, host string, port uint
 	if req.CACert != "" {
 		ca = []byte(req.CACert)
 	}
+	cluster := req.Name // of an ingress, which may name no service
+	if services := resource.DataplaneTags(dp)[resource.TagService]; len(services) > 0 {
+		cluster = services[0]
+	}
 	c := config{
-		request: req, host: host, port: port, ca: ca, admin: h.o.AdminAddress, inline: inline,
-		cluster: slices.MinFunc(append(resource.DataplaneTags(dp)[resource.TagService], req.Name+"\xff"), strings.Compare),
+		request: req, host: host, port: port, ca: ca, admin: h.o.AdminAddress, inline: inline, cluster: cluster,
 	}
 	return c.render()
 }

@@ -185,6 +185,20 @@ func TestBootstrap(t *testing.T) {
 	}
 }
 
+// The cluster is the first service, also where the proxy's name would come first.
+func TestBootstrapCluster(t *testing.T) {
+	h, _ := newHandler(t, nil)
+	w := post(h, "/bootstrap", "127.0.0.1:5678", Request{
+		Mesh: "default", Name: "a", DataplaneToken: "good", DataplaneResource: strings.Replace(inline, "name: web", "name: a", 1),
+	})
+	if w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if got := parse(t, w.Body.Bytes()).GetNode().GetCluster(); got != "web" {
+		t.Errorf("cluster %q", got)
+	}
+}
+
 func TestBootstrapOfARegisteredDataplane(t *testing.T) {
 	h, _ := newHandler(t, nil)
 	ca := certificate(t, true)
