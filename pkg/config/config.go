@@ -157,6 +157,8 @@ type ZoneKDS struct {
 	TokenFile     string `json:"tokenFile" help:"file of the zone token, read at each connect"`
 	TLSCertFile   string `json:"tlsCertFile" help:"client certificate that the zone shows"`
 	TLSKeyFile    string `json:"tlsKeyFile" help:"key of multizone.zone.kds.tlsCertFile"`
+	Resync        bool   `json:"resync" help:"replace the copy of another global store than the one that is dialled; meant for one start"`
+	DiscardLocal  bool   `json:"discardLocal" help:"give up the policies that were written here while the zone was standalone; meant for one start"`
 }
 
 // DPServer is the port that data plane proxies dial.

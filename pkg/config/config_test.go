@@ -54,6 +54,7 @@ func TestDefaults(t *testing.T) {
 	for path, value := range map[string]any{
 		"mode": "standalone", "general.workDir": "/h/.meridian/zones/default",
 		"store.sqlite.path": "/h/.meridian/zones/default/zone-cp.db", "store.encryptionKeyFile": "/h/.meridian/zones/default/store.key",
+		"multizone.zone.kds.discardLocal": false, "multizone.zone.kds.resync": false,
 		"multizone.zone.name": "default", "multizone.zone.globalAddress": "", "multizone.zone.kds.rootCaFile": "", "multizone.zone.kds.tlsSkipVerify": false,
 		"multizone.zone.kds.tokenFile": "", "multizone.zone.kds.tlsCertFile": "", "multizone.zone.kds.tlsKeyFile": "",
 		"dpServer.interface": "0.0.0.0", "dpServer.port": 5678, "dpServer.tlsCertFile": "", "dpServer.tlsKeyFile": "", "dpServer.auth.type": "dpToken",
@@ -150,8 +151,9 @@ func table() string {
 
 func TestVariable(t *testing.T) {
 	for path, want := range map[string]string{
-		"apiServer.http.port":                   "MERIDIAN_API_SERVER_HTTP_PORT",
-		"apiServer.https.tlsCertFile":           "MERIDIAN_API_SERVER_HTTPS_TLS_CERT_FILE",
+		"apiServer.http.port":             "MERIDIAN_API_SERVER_HTTP_PORT",
+		"apiServer.https.tlsCertFile":     "MERIDIAN_API_SERVER_HTTPS_TLS_CERT_FILE",
+		"multizone.zone.kds.discardLocal": false, "multizone.zone.kds.resync": false,
 		"multizone.zone.kds.rootCaFile":         "MERIDIAN_MULTIZONE_ZONE_KDS_ROOT_CA_FILE",
 		"multizone.global.kds.grpcPort":         "MERIDIAN_MULTIZONE_GLOBAL_KDS_GRPC_PORT",
 		"monitoringAssignmentServer.grpcPort":   "MERIDIAN_MONITORING_ASSIGNMENT_SERVER_GRPC_PORT",

@@ -203,7 +203,7 @@ func (c *Client) mayJoin() error {
 	if n > len(keys) {
 		keys = append(keys, fmt.Sprintf("and %d more", n-len(keys)))
 	}
-	return fmt.Errorf("%w: this zone holds policies that were born in it: %s; export them to the global control plane, or let the zone discard them",
+	return fmt.Errorf("%w: this zone holds policies that were born in it: %s; export them to the global control plane, or let the zone discard them (multizone.zone.kds.discardLocal)",
 		errRefused, strings.Join(keys, ", "))
 }
 
@@ -235,7 +235,7 @@ func (c *Client) session(ctx context.Context, cancel context.CancelCauseFunc, co
 		return violation("the first frame must be a Hello")
 	}
 	if stored[0].Store != "" && stored[0].Store != theirs.GetStore() && !c.opts.AcceptOtherStore {
-		return fmt.Errorf("%w: this zone holds a copy of another global store (%s) than the one at %s (%s), and was not told to replace it",
+		return fmt.Errorf("%w: this zone holds a copy of another global store (%s) than the one at %s (%s), and was not told to replace it (multizone.zone.kds.resync)",
 			errRefused, stored[0].Store, c.opts.Address, cut(theirs.GetStore()))
 	}
 	c.setState(ctx, nil)

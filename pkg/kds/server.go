@@ -230,7 +230,7 @@ func (s *Server) check(zone string, h *kdsv1.Hello) error {
 	}
 	if c := h.GetConfig(); c != nil && c.GetStore() != own && !h.GetAcceptOtherStore() {
 		return status.Errorf(codes.FailedPrecondition,
-			"zone %s holds a copy of another global store (%s) than this one (%s), and was not told to replace it", zone, cut(c.GetStore()), own)
+			"zone %s holds a copy of another global store (%s) than this one (%s), and was not told to replace it (multizone.zone.kds.resync)", zone, cut(c.GetStore()), own)
 	}
 	return nil
 }

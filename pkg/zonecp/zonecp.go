@@ -142,7 +142,7 @@ func (cp *CP) follow(c config.ZoneMultizoneZone, moved func()) error {
 			return resource.Accept(cp.Table, k, origin, spec)
 		},
 		Version: kds.Version{Version: v.Version, GitTag: v.GitTag, GitCommit: v.GitCommit, BuildDate: v.BuildDate},
-		Logger:  cp.Logger, OnCursor: moved,
+		Logger:  cp.Logger, OnCursor: moved, DiscardLocal: c.KDS.DiscardLocal, AcceptOtherStore: c.KDS.Resync,
 	})
 	if err != nil {
 		return fmt.Errorf("multizone.zone: %w", err)
