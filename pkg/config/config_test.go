@@ -151,8 +151,8 @@ func table() string {
 
 func TestVariable(t *testing.T) {
 	for path, want := range map[string]string{
-		"apiServer.http.port":             "MERIDIAN_API_SERVER_HTTP_PORT",
-		"apiServer.https.tlsCertFile":     "MERIDIAN_API_SERVER_HTTPS_TLS_CERT_FILE",
+		"apiServer.http.port":                   "MERIDIAN_API_SERVER_HTTP_PORT",
+		"apiServer.https.tlsCertFile":           "MERIDIAN_API_SERVER_HTTPS_TLS_CERT_FILE",
 		"multizone.zone.kds.rootCaFile":         "MERIDIAN_MULTIZONE_ZONE_KDS_ROOT_CA_FILE",
 		"multizone.global.kds.grpcPort":         "MERIDIAN_MULTIZONE_GLOBAL_KDS_GRPC_PORT",
 		"monitoringAssignmentServer.grpcPort":   "MERIDIAN_MONITORING_ASSIGNMENT_SERVER_GRPC_PORT",
