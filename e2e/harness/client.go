@@ -42,8 +42,9 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s %s: %d: %s", e.Method, e.Path, e.Code, strings.TrimSpace(e.Body))
 }
 
-// Do sends a request with a JSON body (nil: none; a string as it stands) and returns the body of a success.
-func (c *Client) Do(ctx context.Context, method, path string, body any) ([]byte, http.Header, error) {
+// Do sends a request with a JSON body (nil: none; a string as it stands) and headers (names and values in turn),
+// and returns the body of a success.
+func (c *Client) Do(ctx context.Context, method, path string, body any, headers ...string) ([]byte, http.Header, error) {
 	var r io.Reader
 	switch b := body.(type) {
 	case nil:
@@ -62,6 +63,9 @@ func (c *Client) Do(ctx context.Context, method, path string, body any) ([]byte,
 	}
 	if r != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
 	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
@@ -88,6 +92,12 @@ func (c *Client) Get(ctx context.Context, path string, into any) error {
 		return fmt.Errorf("GET %s: %w", path, err)
 	}
 	return nil
+}
+
+// Await waits until the control plane's own config log has come to a revision; at most 5 s.
+func (c *Client) Await(ctx context.Context, rev uint64) error {
+	_, _, err := c.Do(ctx, http.MethodGet, "/meshes/default", nil, "Meridian-Min-Revision", strconv.FormatUint(rev, 10))
+	return err
 }
 
 // Put writes an object and returns its revision.
