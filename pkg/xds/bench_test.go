@@ -58,7 +58,7 @@ func BenchmarkEndpointChange(b *testing.B) {
 				common = append(common, xdstest.Cluster(name, 1), xdstest.Endpoints(name, 1), xdstest.Listener("l"+name, uint32(i+1), "r"+name), xdstest.Route("r"+name, 1, name))
 			}
 			e.make = func(resource.Key, resource.Revision) *envoy.Set { return e.set }
-			e.set = withSources(common...)
+			e.set = xdstest.Set(common...)
 			seen := &record{open: map[string]Session{}, counters: map[string]Counters{}}
 			moved := make(chan Progress, 1)
 			seen.onReport = func(p Progress) {
@@ -111,7 +111,7 @@ func BenchmarkEndpointChange(b *testing.B) {
 				next := append([]*envoy.Resource{}, common...)
 				next[1] = xdstest.Endpoints("s0", 1, 1+i)
 				e.mu.Lock()
-				e.set = withSources(next...)
+				e.set = xdstest.Set(next...)
 				e.mu.Unlock()
 				all(put(resource.Key{Kind: resource.KindTimeout, Scope: "default", Name: "t"}, fmt.Sprint(i)))
 			}

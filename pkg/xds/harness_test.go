@@ -248,7 +248,7 @@ func dataplane(name string) resource.Key {
 func (w *world) register(name string, resources ...*envoy.Resource) resource.Key {
 	k := dataplane(name)
 	w.hand.mu.Lock()
-	w.hand.sets[k] = withSources(resources...)
+	w.hand.sets[k] = xdstest.Set(resources...)
 	w.hand.mu.Unlock()
 	w.put(k, nil)
 	return k
@@ -258,7 +258,7 @@ func (w *world) register(name string, resources ...*envoy.Resource) resource.Key
 func (w *world) publish(name string, resources ...*envoy.Resource) resource.Revision {
 	k := dataplane(name)
 	w.hand.mu.Lock()
-	w.hand.sets[k] = withSources(resources...)
+	w.hand.sets[k] = xdstest.Set(resources...)
 	w.hand.mu.Unlock()
 	return w.touch(name)
 }
@@ -269,14 +269,6 @@ func (w *world) touch(name string) resource.Revision {
 		return w.put(resource.Key{Kind: resource.KindRetry, Scope: "default", Name: "r"}, []byte(fmt.Sprint(time.Now().UnixNano())))
 	}
 	return w.put(resource.Key{Kind: resource.KindTimeout, Scope: "default", Name: name}, []byte(fmt.Sprint(time.Now().UnixNano())))
-}
-
-func withSources(resources ...*envoy.Resource) *envoy.Set {
-	set := xdstest.Set(resources...)
-	for _, r := range resources {
-		set.Sources[r] = []plan.Source{{Key: resource.Key{Kind: resource.KindTimeout, Scope: "default", Name: r.Name}, Revision: 1}}
-	}
-	return set
 }
 
 // connect a proxy and wait until nothing moves any more.

@@ -113,7 +113,7 @@ func random(rnd *rand.Rand) *envoy.Set {
 			all = append(all, xdstest.Listener("l-"+name, uint32(100+i), "r-"+name), xdstest.Route("r-"+name, time.Duration(1+rnd.IntN(2)), name))
 		}
 	}
-	return withSources(all...)
+	return xdstest.Set(all...)
 }
 
 // Whatever changes, whoever stalls, is cut off or refuses: no proxy is said to be live at a revision that it

@@ -66,7 +66,7 @@ func (p *proxy) publish(set *envoy.Set, since resource.Revision) {
 	if len(p.streams) == 0 || p.left {
 		return
 	}
-	t := newTarget(set, p.target)
+	t := newTarget(set)
 	p.target, p.round = t, since
 	p.recover()
 	for ref, q := range p.refused {
@@ -114,7 +114,7 @@ func (p *proxy) refuse(r *envoy.Resource, by VersionInfo, text string) {
 		st.books.hold(c, r)
 	}
 	p.o.Observer.Refused(Refusal{
-		Proxy: p.key, TypeURL: r.TypeURL, Name: r.Name, Sources: p.target.sources[r], Text: text, At: time.Now(),
+		Proxy: p.key, TypeURL: r.TypeURL, Name: r.Name, Sources: p.target.set.Origin.Sources(envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}), Text: text, At: time.Now(),
 	})
 }
 

@@ -284,7 +284,7 @@ func TestConnectStorm(t *testing.T) {
 			name := fmt.Sprintf("dp-%d", i)
 			k := dataplane(name)
 			w.hand.mu.Lock()
-			w.hand.sets[k] = withSources(xdstest.Cluster("a", 1), xdstest.Endpoints("a", 1), xdstest.Listener("l", 80, "r"), xdstest.Route("r", 1, "a"))
+			w.hand.sets[k] = xdstest.Set(xdstest.Cluster("a", 1), xdstest.Endpoints("a", 1), xdstest.Listener("l", 80, "r"), xdstest.Route("r", 1, "a"))
 			w.hand.mu.Unlock()
 			c, err := xdstest.Connect(w.ctx, w.conn, xdstest.Options{Node: xdstest.Node("default", name, inline(name, 80))})
 			if err != nil {

@@ -7,7 +7,6 @@ import (
 	resourcev3 "github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 
 	"github.com/meridian-mesh/meridian/pkg/xds/envoy"
-	"github.com/meridian-mesh/meridian/pkg/xds/plan"
 )
 
 // class is a type of Envoy resource that is served. Their order is the one in which they are sent: clusters
@@ -47,77 +46,25 @@ func classOf(typeURL string) (class, bool) {
 	return 0, false
 }
 
-// target is what one proxy should have. It is immutable and small: the resources themselves are shared.
+// target is what one proxy should have. It is immutable and small: it is the translator's set, and the resources
+// themselves are shared.
 type target struct {
-	// all resources by class, then name; by are its parts.
-	all []*envoy.Resource
-	by  [classes][]*envoy.Resource
-	// place of each resource of the set in all.
-	place   []int32
-	sources map[*envoy.Resource][]plan.Source
+	set *envoy.Set
+	// by are the resources by class, then name: parts of the set's, which have that order.
+	by [classes][]*envoy.Resource
 }
 
-// newTarget sorts a set. Most sets have the names of the one before, in the same order.
-func newTarget(set *envoy.Set, before *target) *target {
-	if before != nil {
-		if t := before.with(set); t != nil {
-			return t
-		}
-	}
-	t := &target{place: make([]int32, len(set.Resources)), sources: set.Sources}
-	type placed struct {
-		class class
-		from  int32
-	}
-	order := make([]placed, 0, len(set.Resources))
-	for i, r := range set.Resources {
-		t.place[i] = -1
-		if c, ok := classOf(r.TypeURL); ok {
-			order = append(order, placed{c, int32(i)})
-		}
-	}
-	slices.SortFunc(order, func(a, b placed) int {
-		return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(set.Resources[a.from].Name, set.Resources[b.from].Name))
-	})
-	t.all = make([]*envoy.Resource, len(order))
-	var n [classes]int
-	for i, o := range order {
-		t.all[i] = set.Resources[o.from]
-		t.place[o.from] = int32(i)
-		n[o.class]++
-	}
-	from := 0
+func newTarget(set *envoy.Set) *target {
+	t := &target{set: set}
+	rest := set.Resources
 	for c := range classes {
-		t.by[c] = t.all[from : from+n[c]]
-		from += n[c]
+		n := 0
+		for n < len(rest) && rest[n].TypeURL == c.typeURL() {
+			n++
+		}
+		t.by[c], rest = rest[:n], rest[n:]
 	}
 	return t
-}
-
-// with is a target of another set with the same names, nil where the names differ.
-func (t *target) with(set *envoy.Set) *target {
-	if len(set.Resources) != len(t.place) {
-		return nil
-	}
-	to := &target{all: slices.Clone(t.all), place: t.place, sources: set.Sources}
-	for i, r := range set.Resources {
-		at := t.place[i]
-		if at < 0 {
-			return nil
-		}
-		if was := t.all[at]; was != r {
-			if was.Name != r.Name || was.TypeURL != r.TypeURL {
-				return nil
-			}
-			to.all[at] = r
-		}
-	}
-	from := 0
-	for c := range classes {
-		to.by[c] = to.all[from : from+len(t.by[c])]
-		from += len(t.by[c])
-	}
-	return to
 }
 
 // find returns nil where the target has no such resource.

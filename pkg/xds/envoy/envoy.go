@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -77,12 +76,63 @@ type Resource struct {
 // Ref names a resource.
 type Ref struct{ TypeURL, Name string }
 
-// Set is the whole configuration of one proxy.
+// Set is the whole configuration of one proxy. It is immutable.
 type Set struct {
-	// Resources in a fixed order: clusters, endpoints, listeners, routes, each sorted by name.
+	// Resources in a fixed order: clusters, endpoints, listeners, routes, each sorted by name, no two with the
+	// same type and name.
 	Resources []*Resource
-	// Sources of each resource, beside the resources, since equal content can come from different objects.
-	Sources map[*Resource][]plan.Source
+	// Origin finds the sources of a resource, which are not its own, since equal content can come from different
+	// objects. They are seldom asked for.
+	Origin Origin
+}
+
+// Origin finds the sources of the resources of one proxy: those of its plan.
+type Origin interface {
+	Sources(Ref) []plan.Source
+}
+
+// origin is a plan, which has the sources at hand with its parts.
+type origin plan.Proxy
+
+// Sources implements Origin.
+func (o *origin) Sources(r Ref) []plan.Source {
+	switch r.TypeURL {
+	case ClusterType:
+		for _, c := range o.Clusters {
+			if c.Name == r.Name {
+				return c.Sources
+			}
+		}
+	case EndpointType:
+		for _, e := range o.Endpoints {
+			if e.Cluster == r.Name {
+				return e.Sources
+			}
+		}
+	case ListenerType:
+		for _, l := range o.Inbounds {
+			if l.Name == r.Name {
+				return l.Sources
+			}
+		}
+		for _, l := range o.Outbounds {
+			if l.Name == r.Name {
+				return slices.Concat(o.Frame.Sources, l.Sources)
+			}
+		}
+		for _, l := range o.Forwarders {
+			if l.Name == r.Name {
+				return l.Sources
+			}
+		}
+	case RouteType:
+		for _, x := range o.Routes {
+			if x.Name == r.Name {
+				return x.Sources
+			}
+		}
+	}
+	return nil
 }
 
 // Translator turns plans into resources and remembers what it made. A part of a plan remembers its resource;
@@ -116,11 +166,15 @@ func (t *Translator) Translate(p *plan.Proxy) (*Set, error) {
 	case !ok || last.by != t || len(last.endpoints) != len(p.Endpoints):
 		last, err = t.whole(p)
 	case !slices.Equal(last.endpoints, p.Endpoints):
-		last, err = last.with(p.Endpoints)
+		last, err = last.with(p)
 	default:
 		return last.set, nil
 	}
 	if err != nil {
+		var invalid *InvalidError
+		if errors.As(err, &invalid) {
+			invalid.Sources = (*origin)(p).Sources(Ref{TypeURL: invalid.TypeURL, Name: invalid.Name})
+		}
 		return nil, err
 	}
 	p.Memo.Store(last)
@@ -138,31 +192,27 @@ type translated struct {
 // whole translates a plan from its parts.
 func (t *Translator) whole(p *plan.Proxy) (*translated, error) {
 	n := len(p.Clusters) + len(p.Endpoints) + len(p.Inbounds) + len(p.Outbounds) + len(p.Forwarders) + len(p.Routes)
-	b := setBuilder{t: t, set: &Set{Resources: make([]*Resource, 0, n), Sources: make(map[*Resource][]plan.Source, n)}}
+	b := setBuilder{t: t, set: &Set{Resources: make([]*Resource, 0, n), Origin: (*origin)(p)}}
 	for _, c := range p.Clusters {
-		add(&b, c, &c.Memo, c.Sources, cluster)
+		add(&b, c, &c.Memo, cluster)
 	}
 	b.sort()
 	for _, e := range p.Endpoints {
-		add(&b, e, &e.Memo, e.Sources, loadAssignment)
+		add(&b, e, &e.Memo, loadAssignment)
 	}
 	b.sorted = len(b.set.Resources)
 	for _, l := range p.Inbounds {
-		add(&b, l, &l.Memo, l.Sources, inbound)
+		add(&b, l, &l.Memo, inbound)
 	}
 	for _, l := range p.Outbounds {
-		sources := p.Sources
-		if len(l.Sources) > 0 {
-			sources = slices.Concat(p.Sources, l.Sources)
-		}
-		add(&b, l, &l.Memo, sources, outbound)
+		add(&b, l, &l.Memo, outbound)
 	}
 	for _, l := range p.Forwarders {
-		add(&b, l, &l.Memo, l.Sources, forwarder)
+		add(&b, l, &l.Memo, forwarder)
 	}
 	b.sort()
 	for _, r := range p.Routes {
-		add(&b, r, &r.Memo, r.Sources, routeConfiguration)
+		add(&b, r, &r.Memo, routeConfiguration)
 	}
 	b.sort()
 	if b.err != nil {
@@ -171,22 +221,20 @@ func (t *Translator) whole(p *plan.Proxy) (*translated, error) {
 	return &translated{by: t, clusters: len(p.Clusters), endpoints: p.Endpoints, set: b.set}, nil
 }
 
-// with is the same with other endpoints, of the same clusters.
-func (last *translated) with(endpoints []*plan.Endpoints) (*translated, error) {
-	set := &Set{Resources: slices.Clone(last.set.Resources), Sources: maps.Clone(last.set.Sources)}
-	for i, e := range endpoints {
+// with is the same with the endpoints of another plan, of the same clusters.
+func (last *translated) with(p *plan.Proxy) (*translated, error) {
+	set := &Set{Resources: slices.Clone(last.set.Resources), Origin: (*origin)(p)}
+	for i, e := range p.Endpoints {
 		if e == last.endpoints[i] {
 			continue
 		}
-		r, err := resourceOf(last.by, e, &e.Memo, e.Sources, loadAssignment)
+		r, err := resourceOf(last.by, e, &e.Memo, loadAssignment)
 		if err != nil {
 			return nil, err
 		}
-		delete(set.Sources, set.Resources[last.clusters+i])
 		set.Resources[last.clusters+i] = r
-		set.Sources[r] = e.Sources
 	}
-	return &translated{by: last.by, clusters: last.clusters, endpoints: endpoints, set: set}, nil
+	return &translated{by: last.by, clusters: last.clusters, endpoints: p.Endpoints, set: set}, nil
 }
 
 // message is any of the resources' types.
@@ -217,21 +265,20 @@ func (b *setBuilder) sort() {
 }
 
 // add puts the resource of a part into the set.
-func add[P any](b *setBuilder, part P, memo *index.Memo, sources []plan.Source, make func(P) (message, []Ref, error)) {
+func add[P any](b *setBuilder, part P, memo *index.Memo, make func(P) (message, []Ref, error)) {
 	if b.err != nil {
 		return
 	}
-	r, err := resourceOf(b.t, part, memo, sources, make)
+	r, err := resourceOf(b.t, part, memo, make)
 	if err != nil {
 		b.err = err
 		return
 	}
 	b.set.Resources = append(b.set.Resources, r)
-	b.set.Sources[r] = sources
 }
 
 // resourceOf returns the resource of a part, making it if the part does not remember it.
-func resourceOf[P any](t *Translator, part P, memo *index.Memo, sources []plan.Source, make func(P) (message, []Ref, error)) (*Resource, error) {
+func resourceOf[P any](t *Translator, part P, memo *index.Memo, make func(P) (message, []Ref, error)) (*Resource, error) {
 	if m, ok := memo.Load().(*made); ok && m.by == t {
 		return m.resource, nil
 	}
@@ -245,7 +292,7 @@ func resourceOf[P any](t *Translator, part P, memo *index.Memo, sources []plan.S
 		r, err = t.intern(typeURL, name, msg, refs)
 	}
 	if err != nil {
-		return nil, &InvalidError{TypeURL: typeURL, Name: name, Sources: sources, Err: err}
+		return nil, &InvalidError{TypeURL: typeURL, Name: name, Err: err}
 	}
 	memo.Store(&made{by: t, resource: r})
 	return r, nil

@@ -91,8 +91,8 @@ func TestEndpointChangesOneResource(t *testing.T) {
 	log.PutMessage(benchKey(2), resource.Local, time.Time{}, benchDataplane(2, "v2"))
 	ix.Apply(log.Since(from))
 	after := translate(t, tr, ix, 0)
-	if len(before.Resources) != len(after.Resources) || len(after.Sources) != len(after.Resources) {
-		t.Fatalf("%d resources and %d sources, before %d", len(after.Resources), len(after.Sources), len(before.Resources))
+	if len(before.Resources) != len(after.Resources) {
+		t.Fatalf("%d resources, before %d", len(after.Resources), len(before.Resources))
 	}
 	for i, r := range after.Resources {
 		if same := r == before.Resources[i]; same == (r.TypeURL == EndpointType) {
@@ -100,7 +100,7 @@ func TestEndpointChangesOneResource(t *testing.T) {
 		}
 	}
 	endpoints := find(t, after, EndpointType, "service-02")
-	if got := after.Sources[endpoints]; len(got) != 1 || got[0].Key != benchKey(2) || got[0].Revision != log.Head() {
+	if got := after.sourcesOf(endpoints); len(got) != 1 || got[0].Key != benchKey(2) || got[0].Revision != log.Head() {
 		t.Errorf("sources: %v", got)
 	}
 }
@@ -152,4 +152,8 @@ func TestInvalidResourceIsNamed(t *testing.T) {
 	if !strings.Contains(err.Error(), "TrafficRoute default/bad") {
 		t.Errorf("the object is not named: %v", err)
 	}
+}
+
+func (s *Set) sourcesOf(r *Resource) []plan.Source {
+	return s.Origin.Sources(Ref{TypeURL: r.TypeURL, Name: r.Name})
 }

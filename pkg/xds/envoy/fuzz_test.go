@@ -1,9 +1,11 @@
 package envoy
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,11 +86,14 @@ func FuzzStoredBytes(f *testing.F) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if len(set.Sources) != len(set.Resources) {
-					t.Fatalf("%d resources have %d sources", len(set.Resources), len(set.Sources))
-				}
 				names := map[Ref]bool{}
-				for _, r := range set.Resources {
+				for i, r := range set.Resources {
+					if r.TypeURL == ListenerType && len(set.sourcesOf(r)) == 0 {
+						t.Fatalf("%s has %s without sources", k, r.Name)
+					}
+					if i > 0 && ordered(set.Resources[i-1], r) >= 0 {
+						t.Fatalf("%s has %s not in order", k, r.Name)
+					}
 					if ref := (Ref{r.TypeURL, r.Name}); names[ref] {
 						t.Fatalf("%s has %v twice", k, ref)
 					} else {
@@ -98,4 +103,10 @@ func FuzzStoredBytes(f *testing.F) {
 			}
 		}
 	})
+}
+
+// ordered compares the places of two resources in a set.
+func ordered(a, b *Resource) int {
+	order := []string{ClusterType, EndpointType, ListenerType, RouteType}
+	return cmp.Or(cmp.Compare(slices.Index(order, a.TypeURL), slices.Index(order, b.TypeURL)), cmp.Compare(a.Name, b.Name))
 }

@@ -111,7 +111,7 @@ func describe(t *testing.T, p *plan.Proxy, set *Set) yaml.MapSlice {
 	for _, r := range set.Resources {
 		item := yaml.MapSlice{{Key: "resource", Value: content(t, r)}}
 		var sources, refs []string
-		for _, s := range set.Sources[r] {
+		for _, s := range set.sourcesOf(r) {
 			sources = append(sources, s.Key.String()+" @"+s.Revision.String())
 		}
 		for _, ref := range r.Refs {

@@ -209,7 +209,7 @@ func outcomes(t *rapid.T, tr *Translator, ix *index.Index) map[resource.Key]outc
 				t.Fatalf("%s has %v twice", k, ref)
 			}
 			names[ref] = true
-			o.sources = append(o.sources, set.Sources[r])
+			o.sources = append(o.sources, set.sourcesOf(r))
 		}
 		for _, r := range set.Resources {
 			for _, ref := range r.Refs {

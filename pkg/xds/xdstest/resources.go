@@ -1,8 +1,10 @@
 package xdstest
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -19,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/xds/envoy"
 	"github.com/meridian-mesh/meridian/pkg/xds/plan"
 )
@@ -103,9 +106,20 @@ func Route(name string, timeout time.Duration, cluster string) *envoy.Resource {
 	}, envoy.Ref{TypeURL: resourcev3.ClusterType, Name: cluster})
 }
 
-// Set puts resources together. Sources are of no matter to it.
+// Set puts resources together, in a set's order. Each comes from a Timeout of its name.
 func Set(resources ...*envoy.Resource) *envoy.Set {
-	return &envoy.Set{Resources: resources, Sources: map[*envoy.Resource][]plan.Source{}}
+	order := []string{resourcev3.ClusterType, resourcev3.EndpointType, resourcev3.ListenerType, resourcev3.RouteType}
+	sorted := slices.SortedFunc(slices.Values(resources), func(a, b *envoy.Resource) int {
+		return cmp.Or(cmp.Compare(slices.Index(order, a.TypeURL), slices.Index(order, b.TypeURL)), cmp.Compare(a.Name, b.Name))
+	})
+	return &envoy.Set{Resources: sorted, Origin: origin{}}
+}
+
+type origin struct{}
+
+// Sources implements envoy.Origin.
+func (origin) Sources(r envoy.Ref) []plan.Source {
+	return []plan.Source{{Key: resource.Key{Kind: resource.KindTimeout, Scope: "default", Name: r.Name}, Revision: 1}}
 }
 
 func pack(m proto.Message) *anypb.Any {
