@@ -226,10 +226,11 @@ func (a *admin) inbounds(ctx context.Context) (map[string]string, error) {
 	return out, nil
 }
 
-// drain makes Envoy tell its clients to go elsewhere, while it goes on serving.
+// drain makes Envoy tell its clients to go elsewhere, while it goes on serving. Only the inbounds stop listening
+// after a while: to answer what it still has, the workload needs the outbounds to the end.
 func (a *admin) drain(ctx context.Context) error {
 	_, failErr := a.do(ctx, http.MethodPost, "/healthcheck/fail")
-	_, drainErr := a.do(ctx, http.MethodPost, "/drain_listeners?graceful")
+	_, drainErr := a.do(ctx, http.MethodPost, "/drain_listeners?graceful&inboundonly")
 	return errors.Join(failErr, drainErr)
 }
 

@@ -147,7 +147,7 @@ func TestServesUntilToldToStop(t *testing.T) {
 	}
 	want := []string{
 		"args --drain-time-s 4 --drain-strategy immediate --disable-hot-restart -l warning",
-		"mode 600", "started", "POST /healthcheck/fail", "POST /drain_listeners?graceful", "SIGTERM",
+		"mode 600", "started", "POST /healthcheck/fail", "POST /drain_listeners?graceful&inboundonly", "SIGTERM",
 	}
 	if diff := cmp.Diff(want, notes(t)); diff != "" {
 		t.Error(diff)
