@@ -32,8 +32,8 @@ type proxy struct {
 	target *target
 	// round is the revision from which the target's changes are booked.
 	round resource.Revision
-	// refused resources are held back until their content changes.
-	refused map[envoy.Ref]refusal
+	// refused resources, by their versions, are held back until their content changes, or another Envoy comes.
+	refused map[envoy.Ref]string
 	// failed says why the last plan did not work out, so that the one before it is served.
 	failed *Refusal
 	// problems that were told of the plan, by part.
@@ -46,17 +46,10 @@ type proxy struct {
 	left bool
 }
 
-// refusal is a version that the proxy refused.
-type refusal struct {
-	version string
-	// by is the Envoy that refused; another one is asked anew.
-	by VersionInfo
-}
-
 // held says whether the proxy has refused a resource as it is now.
 func (p *proxy) held(r *envoy.Resource) bool {
-	q, ok := p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}]
-	return ok && q.version == r.Version
+	version, ok := p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}]
+	return ok && version == r.Version
 }
 
 // publish gives the proxy another configuration, made from changes since the given revision.
@@ -69,9 +62,9 @@ func (p *proxy) publish(set *envoy.Set, since resource.Revision) {
 	t := newTarget(set)
 	p.target, p.round = t, since
 	p.recover()
-	for ref, q := range p.refused {
+	for ref, version := range p.refused {
 		c, _ := classOf(ref.TypeURL)
-		if r := t.find(c, ref.Name); r == nil || r.Version != q.version {
+		if r := t.find(c, ref.Name); r == nil || r.Version != version {
 			p.clear(ref)
 		}
 	}
@@ -104,11 +97,11 @@ func (p *proxy) recover() {
 }
 
 // refuse holds a resource back.
-func (p *proxy) refuse(r *envoy.Resource, by VersionInfo, text string) {
+func (p *proxy) refuse(r *envoy.Resource, text string) {
 	if p.refused == nil {
-		p.refused = map[envoy.Ref]refusal{}
+		p.refused = map[envoy.Ref]string{}
 	}
-	p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}] = refusal{version: r.Version, by: by}
+	p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}] = r.Version
 	c, _ := classOf(r.TypeURL)
 	for _, st := range p.streams {
 		st.books.hold(c, r)
@@ -123,13 +116,14 @@ func (p *proxy) clear(ref envoy.Ref) {
 	p.o.Observer.Cleared(p.key, ref.TypeURL, ref.Name)
 }
 
-// open adds a stream.
-func (p *proxy) open(st *stream) {
+// open adds a stream. An Envoy that has nothing yet may take what the one before it refused: its version, or what
+// was in the way on its machine, can have changed.
+func (p *proxy) open(st *stream, blank bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.left = false
-	for ref, q := range p.refused {
-		if q.by != st.session.EnvoyVersion {
+	if blank {
+		for ref := range p.refused {
 			p.clear(ref)
 		}
 	}

@@ -35,8 +35,8 @@ func mark(proxy resource.Key) resource.Key {
 	return proxy
 }
 
-// start lets a proxy in, or says why not.
-func (s *Server) start(st *stream, node *corev3.Node) error {
+// start lets a proxy in, or says why not. A blank one has nothing yet.
+func (s *Server) start(st *stream, node *corev3.Node, blank bool) error {
 	if n, most := proto.Size(node.GetMetadata()), s.o.Limits.NodeMetadata; n > most {
 		return status.Errorf(codes.InvalidArgument, "node.metadata: %d bytes, at most %d", n, most)
 	}
@@ -87,7 +87,7 @@ func (s *Server) start(st *stream, node *corev3.Node) error {
 		s.book(st)
 		st.session = Session{ID: uuid.NewString(), Proxy: key, Since: time.Now()}
 		st.session.DataplaneVersion, st.session.EnvoyVersion = versions(node)
-		p.open(st)
+		p.open(st, blank)
 	}
 	p.registering.Unlock()
 	if err != nil {

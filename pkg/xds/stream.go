@@ -75,7 +75,7 @@ func (st *stream) OnStreamDeltaRequest(_ int64, req *discoveryv3.DeltaDiscoveryR
 	}
 	if st.proxy == nil {
 		st.timer.Stop()
-		if err := st.s.start(st, req.GetNode()); err != nil {
+		if err := st.s.start(st, req.GetNode(), len(req.GetInitialResourceVersions()) == 0); err != nil {
 			return err
 		}
 		// The node's metadata and extensions are large, and nobody looks at them again.
@@ -119,7 +119,7 @@ func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, sub cache.Subscripti
 	before := f.stats
 	reason := cut(req.GetErrorDetail().GetMessage())
 	if bad := st.books.request(c, req, p.round, p.held); bad != nil {
-		p.refuse(bad, st.session.EnvoyVersion, reason)
+		p.refuse(bad, reason)
 		st.s.o.Logger.Warn("a proxy refused a resource, which is held back until it changes",
 			"proxy", p.key.String(), "type", req.GetTypeUrl(), "name", bad.Name, "reason", reason)
 	}

@@ -304,6 +304,33 @@ func TestRefusedResourceIsFound(t *testing.T) {
 	}
 }
 
+// What an Envoy refused is tried again with the next one: a port that was taken may be free by now.
+func TestRefusedIsTriedWithAnotherEnvoy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, Limits{})
+		k := w.register("web", xdstest.Cluster("a", 1), xdstest.Endpoints("a", 1), xdstest.TCPListener("l", 80, "a"))
+		o := node("web")
+		o.Refuse = func(typeURL string, _ *discoveryv3.Resource) string {
+			if typeURL == listeners.typeURL() {
+				return "address already in use"
+			}
+			return ""
+		}
+		c := w.connect(o)
+		if p := w.seen.now(); p.Rejected[k] != 1 {
+			t.Fatalf("rejected: %v", p.Rejected)
+		}
+		c.Close()
+		c = w.connect(node("web"))
+		if s := c.State(); !s.Has(listeners.typeURL(), "l") {
+			t.Errorf("another Envoy got %v", short(s.Log))
+		}
+		if p := w.seen.now(); len(p.Rejected) != 0 || len(w.seen.cleared) != 1 {
+			t.Errorf("rejected: %v, cleared %v", p.Rejected, w.seen.cleared)
+		}
+	})
+}
+
 // Several bad ones are all found, good ones all delivered.
 func TestSeveralRefused(t *testing.T) {
 	bubble(t, func(t *testing.T) {
