@@ -113,8 +113,14 @@ type answer struct {
 	body   []byte
 }
 
-// do sends a request. Anything but a 2xx is an error.
+// do sends a request. Anything but a 2xx is an error. The parts of the path are escaped.
 func (c *client) do(ctx context.Context, method string, path []string, query url.Values, contentType string, body []byte) (answer, error) {
+	for _, part := range path {
+		// Joined to the path they would lead to something else: a mesh instead of its policy "..".
+		if part == "" || part == "." || part == ".." {
+			return answer{}, fmt.Errorf("%q is no name", part)
+		}
+	}
 	u := c.base.JoinPath(path...)
 	u.RawQuery = query.Encode()
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
