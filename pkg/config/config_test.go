@@ -433,6 +433,14 @@ func TestJSON(t *testing.T) {
 	if got["defaults"].(map[string]any)["mesh"] != "*****" {
 		t.Errorf("%s", out)
 	}
+
+	global, _, err := LoadGlobal(Source{Environ: []string{"HOME=/h", "MERIDIAN_API_SERVER_CORS_ALLOWED_DOMAINS="}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = global.JSON(); err != nil || !strings.Contains(string(out), `"corsAllowedDomains": []`) {
+		t.Errorf("an empty list: %s, %v", out, err)
+	}
 }
 
 func FuzzFile(f *testing.F) {

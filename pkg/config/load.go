@@ -352,7 +352,7 @@ func (k key) setText(text string) error {
 	case *int:
 		return setPort(v, text)
 	case *[]string:
-		*v = nil
+		*v = []string{} // not nil: it is a list in JSON too
 		for item := range strings.SplitSeq(text, ",") {
 			if item = strings.TrimSpace(item); item != "" {
 				*v = append(*v, item)
