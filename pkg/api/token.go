@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -135,8 +134,7 @@ func validity(v *resource.Violations, given string, otherwise time.Duration) tim
 // another type is a cause.
 func tokenRequest(body []byte, fields map[string]any) error {
 	var given map[string]json.RawMessage
-	d := json.NewDecoder(bytes.NewReader(body))
-	if err := d.Decode(&given); err != nil || given == nil {
+	if err := json.Unmarshal(body, &given); err != nil || given == nil {
 		return fail(codes.InvalidArgument, titleRequest, "Request body is not a JSON object")
 	}
 	var v resource.Violations

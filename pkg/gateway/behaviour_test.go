@@ -548,6 +548,8 @@ func TestDataplaneTokens(t *testing.T) {
 	if diff := cmp.Diff(want, token.DataplaneClaims); diff != "" || !token.Expires.Equal(now.Add(time.Hour)) {
 		t.Error(diff, token.Expires)
 	}
+	// What follows the object would be dropped silently.
+	p.must(p.do("POST", "/tokens", `{"mesh":"m"}{"validFor":"1h"}`), 400)
 	a = p.must(p.do("POST", "/tokens", `{"mesh":"m"}`), 200)
 	if token, err = auth.VerifyDataplaneToken(a.body, publicKeys(t, p, "m"), now); err != nil || !token.Expires.Equal(now.Add(87600*time.Hour)) {
 		t.Error(err, token.Expires)
