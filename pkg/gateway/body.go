@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 
@@ -225,13 +226,20 @@ func refuse(w http.ResponseWriter, code int, body errorBody) {
 	_, _ = w.Write(line(b))
 }
 
-// unreadable answers a body that is too large, or that the client did not finish.
+// unreadable answers a body that is too large or too slow, or that the client did not finish.
 func (g *gateway) unreadable(w http.ResponseWriter, err error) {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		refuse(w, http.StatusRequestEntityTooLarge, errorBody{
 			Title:   "Could not process a resource",
 			Details: fmt.Sprintf("Request body is larger than %d KiB", tooLarge.Limit>>10),
+		})
+		return
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		refuse(w, http.StatusRequestTimeout, errorBody{
+			Title:   "Could not process a resource",
+			Details: fmt.Sprintf("Request body was not sent within %s", bodyTime),
 		})
 		return
 	}

@@ -66,7 +66,7 @@ func (o origins) preflight(w http.ResponseWriter, r *http.Request, to route) boo
 		return false
 	}
 	h := w.Header()
-	if to.takes(method) && allHeadersAllowed(r.Header.Get("Access-Control-Request-Headers")) {
+	if o.allow(r.Header.Get("Origin")) && to.takes(method) && allHeadersAllowed(r.Header.Get("Access-Control-Request-Headers")) {
 		h.Set("Access-Control-Allow-Methods", strings.ReplaceAll(to.allow, " ", ""))
 		h.Set("Access-Control-Allow-Headers", "content-type")
 	} else {

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/meridian-mesh/meridian/pkg/api"
 )
 
 // serve hands a request to the handler itself; ok is false where no HTTP server would have taken it.
@@ -74,7 +76,11 @@ func FuzzBody(f *testing.F) {
 		f.Add(body)
 	}
 	p := start(f, setup{})
+	alone := start(f, setup{api: api.Options{Mode: api.Standalone}})
 	f.Fuzz(func(t *testing.T, body string) {
+		if w, ok := alone.serve(t, "PUT", "/meshes/default/dataplanes/d", "application/json", body); ok && w.Code >= 500 {
+			t.Errorf("dataplane %q: %d %s", body, w.Code, w.Body)
+		}
 		for _, path := range []string{
 			"/meshes/default", "/meshes/default/timeouts/t", "/meshes/default/traffic-routes/t", "/meshes/default/retries/t", "/meshes/default/external-services/t",
 			"/meshes/default/secrets/s", "/global-secrets/s", "/zones/z", "/tokens", "/tokens/zone",

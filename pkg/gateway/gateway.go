@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
@@ -24,6 +25,9 @@ import (
 
 // revisionHeader carries the revision that a write took.
 const revisionHeader = "Meridian-Revision"
+
+// bodyTime is how long a client may take to send a body, whether it is wanted or not.
+const bodyTime = 30 * time.Second
 
 // Options make a gateway.
 type Options struct {
@@ -99,6 +103,11 @@ func New(o Options) (http.Handler, error) {
 
 // ServeHTTP decides what the generated mux can't: whether the path, the method and the media types are ours.
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	connection := http.NewResponseController(w)
+	if r.Body != nil && r.Body != http.NoBody {
+		// Without a deadline (not every ResponseWriter has one) the body is still bounded in size.
+		_ = connection.SetReadDeadline(time.Now().Add(bodyTime))
+	}
 	escaped := r.URL.EscapedPath()
 	if clean := collapse(escaped); clean != escaped {
 		redirect(w, r, clean)
@@ -139,6 +148,8 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.unreadable(w, err)
 			return
 		}
+		// From here on the server watches the connection only to see whether the client has gone.
+		_ = connection.SetReadDeadline(time.Time{})
 	}
 	g.mux.ServeHTTP(w, g.inner(r, route, body))
 }

@@ -554,6 +554,9 @@ func TestCORS(t *testing.T) {
 			t.Errorf("%+v: %v", tc, a.header)
 		}
 	}
+	if a := p.do("OPTIONS", "/meshes/default", "", "Origin", "http://evil.example", "Access-Control-Request-Method", "PUT"); a.status != 200 || a.header.Get("Access-Control-Allow-Methods") != "" {
+		t.Errorf("a preflight of another site: %d %v", a.status, a.header)
+	}
 	if a := p.do("OPTIONS", "/meshes/default", "", "Origin", "http://gui.example"); a.status != 405 {
 		t.Errorf("OPTIONS without a method: %d", a.status)
 	}
