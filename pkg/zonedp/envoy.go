@@ -53,10 +53,13 @@ var versionLine = regexp.MustCompile(`version:\s*(\S+)`)
 
 // askVersion runs Envoy to learn its version.
 func askVersion(ctx context.Context, path string) (envoyVersion, error) {
-	ctx, cancel := context.WithTimeout(ctx, versionTime)
+	limited, cancel := context.WithTimeout(ctx, versionTime)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	out, err := exec.CommandContext(limited, path, "--version").Output()
 	if err != nil {
+		if ctx.Err() != nil { // Envoy was killed for us: that says nothing of it
+			return envoyVersion{}, ctx.Err()
+		}
 		return envoyVersion{}, fmt.Errorf("%s --version: %w", path, err)
 	}
 	m := versionLine.FindSubmatch(out)
