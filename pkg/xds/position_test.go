@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -240,4 +241,43 @@ func TestNeverFalselyLive(t *testing.T) {
 			return
 		}
 	}
+}
+
+// slow is an observer to which telling takes its time.
+type slow struct {
+	Observer
+	told []Progress
+}
+
+func (s *slow) Progress(p Progress) {
+	time.Sleep(200 * time.Microsecond)
+	s.told = append(s.told, p)
+}
+
+// Many proxies that move in a short time are told in few reports, the last of which has them all.
+func TestFewReportsOfMany(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g, o := newProgress(), &slow{}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { g.run(ctx, o) })
+		const n = 500
+		for i := range n {
+			g.opened(dataplane(fmt.Sprint(i)), true)
+		}
+		for i := range n {
+			g.set(dataplane(fmt.Sprint(i)), Lag{}, false, 0)
+			time.Sleep(100 * time.Microsecond) // all together 50 ms
+		}
+		time.Sleep(maxReportPause)
+		synctest.Wait()
+		cancel()
+		wg.Wait()
+		if len(o.told) > 20 {
+			t.Errorf("%d reports", len(o.told))
+		}
+		if last := o.told[len(o.told)-1]; len(last.Lagging) != 0 || last.Connected != n {
+			t.Errorf("%d lag of %d in the last report", len(last.Lagging), last.Connected)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
 )
@@ -95,12 +96,30 @@ func (g *progress) snapshot() Progress {
 	return c
 }
 
-// run tells an observer, the newest state each time, until the context ends.
+const (
+	// reportShare: telling takes at most one part in so many of the time, and of a core.
+	reportShare = 32
+	// maxReportPause is the longest that news waits for that.
+	maxReportPause = 10 * time.Millisecond
+)
+
+// run tells an observer, the newest state each time, until the context ends. What there is to tell grows with the
+// proxies that lag, and so does the number of times that something moves: the rest after a report is in proportion
+// to what it took, so that many ACKs at once make few reports, and one proxy's is told at once.
 func (g *progress) run(ctx context.Context, o Observer) {
+	rest := time.NewTimer(0)
+	defer rest.Stop()
 	for {
 		select {
+		case <-rest.C:
+		case <-ctx.Done():
+			return
+		}
+		select {
 		case <-g.moved:
+			begun := time.Now()
 			o.Progress(g.snapshot())
+			rest.Reset(min(reportShare*time.Since(begun), maxReportPause))
 		case <-ctx.Done():
 			return
 		}
