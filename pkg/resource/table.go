@@ -20,6 +20,12 @@ const (
 	KindTrafficRoute      Kind = "TrafficRoute"
 	KindTimeout           Kind = "Timeout"
 	KindRetry             Kind = "Retry"
+	KindHealthCheck       Kind = "HealthCheck"
+	KindCircuitBreaker    Kind = "CircuitBreaker"
+	KindFaultInjection    Kind = "FaultInjection"
+	KindTrafficLog        Kind = "TrafficLog"
+	KindTrafficTrace      Kind = "TrafficTrace"
+	KindProxyTemplate     Kind = "ProxyTemplate"
 	KindExternalService   Kind = "ExternalService"
 	KindSecret            Kind = "Secret"
 	KindGlobalSecret      Kind = "GlobalSecret"
@@ -185,6 +191,36 @@ func NewTable() *Table {
 			Kind: KindRetry, Plural: "retries", Singular: "retry", Scope: ScopeMesh, Writable: WritableOnGlobal, Flow: flow(FlowDown),
 			New: func() proto.Message { return &meshv1.Retry{} }, Validate: validateRetry,
 			Doc: "How failed requests and connections are tried again.",
+		},
+		{
+			Kind: KindHealthCheck, Plural: "health-checks", Singular: "healthcheck", Scope: ScopeMesh, Writable: WritableOnGlobal, Flow: flow(FlowDown),
+			New: func() proto.Message { return &meshv1.HealthCheck{} }, Validate: validateHealthCheck,
+			Doc: "How the endpoints of services are probed.",
+		},
+		{
+			Kind: KindCircuitBreaker, Plural: "circuit-breakers", Singular: "circuit-breaker", Scope: ScopeMesh, Writable: WritableOnGlobal, Flow: flow(FlowDown),
+			New: func() proto.Message { return &meshv1.CircuitBreaker{} }, Validate: validateCircuitBreaker,
+			Doc: "When traffic is kept away from endpoints that fail, and how much there may be.",
+		},
+		{
+			Kind: KindFaultInjection, Plural: "fault-injections", Singular: "fault-injection", Scope: ScopeMesh, Writable: WritableOnGlobal, Flow: flow(FlowDown),
+			New: func() proto.Message { return &meshv1.FaultInjection{} }, Validate: validateFaultInjection,
+			Doc: "Which requests fail, or are late or slow, on purpose.",
+		},
+		{
+			Kind: KindTrafficLog, Plural: "traffic-logs", Singular: "traffic-log", Scope: ScopeMesh, Writable: WritableOnGlobal, Flow: flow(FlowDown),
+			New: func() proto.Message { return &meshv1.TrafficLog{} }, Validate: validateTrafficLog,
+			Doc: "Which traffic is logged where.",
+		},
+		{
+			Kind: KindTrafficTrace, Plural: "traffic-traces", Singular: "traffic-trace", Scope: ScopeMesh, Writable: WritableOnGlobal, Flow: flow(FlowDown),
+			New: func() proto.Message { return &meshv1.TrafficTrace{} }, Validate: validateTrafficTrace,
+			Doc: "Which proxies send traces where.",
+		},
+		{
+			Kind: KindProxyTemplate, Plural: "proxytemplates", Singular: "proxytemplate", Scope: ScopeMesh, Writable: WritableOnGlobal, Flow: flow(FlowDown),
+			New: func() proto.Message { return &meshv1.ProxyTemplate{} }, Validate: validateProxyTemplate,
+			Doc: "What is changed by hand in the Envoy configuration of proxies.",
 		},
 		{
 			Kind: KindExternalService, Plural: "external-services", Singular: "external-service", Scope: ScopeMesh, Writable: WritableOnGlobal, Flow: flow(FlowDown),
