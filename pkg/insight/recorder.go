@@ -38,6 +38,9 @@ type Options struct {
 	// Peer is the peer in whose config log's numbering positions are given ("global"), or empty for the own.
 	Peer   string
 	Logger *slog.Logger
+	// Leftovers says that those of earlier instances are still to be closed (see CloseLeftovers), before anything
+	// else is written.
+	Leftovers bool
 }
 
 // Recorder implements Observer: it keeps what it is told and writes it to the status log while Run runs.
@@ -71,6 +74,8 @@ type Recorder struct {
 	// rest is until when no write should follow the last one; failing, that the last one failed.
 	rest    time.Time
 	failing bool
+	// leftovers are to be closed before the next write. Only the writer looks at it.
+	leftovers bool
 }
 
 var _ Observer = (*Recorder)(nil)
@@ -130,7 +135,7 @@ func New(o Options) *Recorder {
 		positions: positions{peer: o.Peer},
 		sessions:  map[string]*session{}, streams: map[resource.Key]*streams{}, dirty: newDirty(),
 		refusals: map[refusalID]*refusal{}, rejections: map[resource.Key]*rejection{},
-		joined: map[resource.Key]*session{},
+		joined: map[resource.Key]*session{}, leftovers: o.Leftovers,
 	}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
@@ -447,6 +452,12 @@ func (r *Recorder) next() (time.Time, bool) {
 // flush writes all that is to be written, in one batch.
 func (r *Recorder) flush(ctx context.Context) error {
 	now := time.Now()
+	if r.leftovers {
+		if err := CloseLeftovers(ctx, r.store, r.instance, now); err != nil {
+			return err
+		}
+		r.leftovers = false
+	}
 	r.mu.Lock()
 	if !r.held.IsZero() && !now.Before(r.held.Add(lagGrace)) {
 		r.show()

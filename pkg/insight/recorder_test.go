@@ -623,3 +623,45 @@ func TestStoreClosed(t *testing.T) {
 		}
 	})
 }
+
+// TestLeftoversWithoutSpace: what an earlier instance left open is closed as soon as there is room.
+func TestLeftoversWithoutSpace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &failing{Store: memory.New(memory.Options{})}
+		row := as(resource.KindDataplaneInsight, dp("a"))
+		left, err := resource.Encode(&meshv1.DataplaneInsight{Subscriptions: []*meshv1.DiscoverySubscription{{Id: "old"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, log := range map[resource.Key]store.Log{row: f.Status(), dp("a"): f.Config()} {
+			if _, err := log.Apply(t.Context(), store.Batch{Puts: []store.Put{{Key: k, Spec: left}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.broken.Store(true)
+		if err := insight.CloseLeftovers(t.Context(), f, "cp-1", time.Now()); !errors.Is(err, store.ErrNoSpace) {
+			t.Fatal(err)
+		}
+		r := insight.New(insight.Options{Store: f, Instance: "cp-1", Leftovers: true})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		r.Connected(insight.Session{ID: "new", Proxy: dp("a"), Since: time.Now()})
+		time.Sleep(5 * time.Second)
+		f.broken.Store(false)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		o, _ := f.Status().View().Get(row)
+		m, err := resource.Decode[meshv1.DataplaneInsight](o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := m.GetSubscriptions(); len(s) != 2 || s[0].GetDisconnectTime() == nil || s[1].GetDisconnectTime() != nil {
+			t.Errorf("subscriptions: %v", s)
+		}
+		cancel()
+		if err := errors.Join(<-done, f.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -51,6 +51,8 @@ type applier struct {
 	fresh  bool
 	// debt is when a zone that has made many changes may make more.
 	debt time.Time
+	// quota bounds what the log holds of the peer; nil: nothing does.
+	quota *quota
 
 	mu    sync.Mutex
 	queue []*group
@@ -164,15 +166,19 @@ func (a *applier) apply(ctx context.Context, g *group) (*decision, error) {
 		if d.size() == 0 && to == a.cursor {
 			return d, nil
 		}
-		if err := a.noteUnknown(ctx, d); err != nil {
+		grown, err := a.quota.check(a, d)
+		if err != nil {
 			return nil, err
 		}
 		d.batch.Cursor = &store.CursorMove{Peer: string(a.s.peer), To: to, From: &a.cursor}
-		_, err = a.log.Apply(ctx, d.batch)
+		if err = a.noteUnknown(ctx, d); err == nil {
+			_, err = a.log.Apply(ctx, d.batch)
+		}
 		var conflict *store.ConflictError
 		switch {
 		case err == nil:
 			a.cursor, a.fresh = to, false
+			a.quota.book(grown)
 			return d, nil
 		case errors.Is(err, store.ErrNoSpace):
 			// Not ACKed, so the sender waits; heartbeats say why.

@@ -95,6 +95,8 @@ type globalCP struct {
 	grpc   *grpc.Server
 	lis    atomic.Pointer[bufconn.Listener]
 	more   []grpc.ServerOption
+	// options changes those of the server; nil: nothing does.
+	options func(*kds.ServerOptions)
 }
 
 func newGlobal(t tester, change ...func(*globalCP)) *globalCP {
@@ -112,10 +114,14 @@ func newGlobal(t tester, change ...func(*globalCP)) *globalCP {
 
 func (g *globalCP) start() {
 	g.t.Helper()
-	server, err := kds.NewServer(kds.ServerOptions{
+	opts := kds.ServerOptions{
 		Store: g.store, Table: g.table, Accept: g.accept, Authenticator: g.auth, Instance: "global-1",
 		Version: kds.Version{Version: "1.0.0"}, Logger: slog.New(slog.DiscardHandler),
-	})
+	}
+	if g.options != nil {
+		g.options(&opts)
+	}
+	server, err := kds.NewServer(opts)
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -76,6 +76,8 @@ type insight struct {
 	mu       sync.Mutex
 	counters counters
 	sub      *systemv1.KDSSubscription
+	// failed says that the last write was not made, for want of space say.
+	failed bool
 }
 
 func newInsight(log store.Log, logger *slog.Logger, zone, instance, address string, v *kdsv1.Version) *insight {
@@ -104,14 +106,26 @@ func (i *insight) count(f func(*counters)) {
 	}
 }
 
-func (i *insight) connect(ctx context.Context) { i.write(ctx) }
+func (i *insight) connect(ctx context.Context) { i.write(ctx, false) }
 
-func (i *insight) disconnect(ctx context.Context) {
+// disconnect writes the session's end; false: it must be tried again, by end.
+func (i *insight) disconnect(ctx context.Context) bool {
 	i.sub.DisconnectTime = timestamppb.Now()
-	i.write(ctx)
+	return i.write(ctx, false)
 }
 
-// flush writes the counters at most every ten seconds, while they move, until ctx is done.
+// end writes the end that disconnect could not, as soon as it can be or until ctx is done: else the zone would
+// look online until it has a session again. A session that nobody has read of is not told of any more.
+func (i *insight) end(ctx context.Context) {
+	for wait(ctx, noSpaceRetry) == nil {
+		if i.write(ctx, true) {
+			return
+		}
+	}
+}
+
+// flush writes the counters at most every ten seconds, while they move, until ctx is done; and soon again what
+// could not be written.
 func (i *insight) flush(ctx context.Context) {
 	for {
 		select {
@@ -119,21 +133,30 @@ func (i *insight) flush(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if wait(ctx, countersEvery) != nil {
+		pause := countersEvery
+		i.mu.Lock()
+		if i.failed {
+			pause = noSpaceRetry
+		}
+		i.mu.Unlock()
+		if wait(ctx, pause) != nil {
 			return
 		}
-		i.write(ctx)
+		i.write(ctx, false)
 	}
 }
 
-// write puts the session's present state into the insight. What can't be written is logged and not missed:
-// the next write has it too.
-func (i *insight) write(ctx context.Context) {
+// write puts the session's present state into the insight, with known only if the session is in it already.
+// What can't be written is logged, once, and not missed: flush writes again.
+func (i *insight) write(ctx context.Context, known bool) bool {
 	i.mu.Lock()
 	i.fill()
 	i.mu.Unlock()
 	err := amend(ctx, i.log, i.key, func(m *systemv1.ZoneInsight) bool {
 		at := slices.IndexFunc(m.Subscriptions, func(s *systemv1.KDSSubscription) bool { return s.GetId() == i.sub.GetId() })
+		if at < 0 && known {
+			return false
+		}
 		if at < 0 {
 			m.Subscriptions = append(m.Subscriptions, nil)
 			at = len(m.Subscriptions) - 1
@@ -144,9 +167,21 @@ func (i *insight) write(ctx context.Context) {
 		}
 		return true
 	})
-	if err != nil && ctx.Err() == nil {
+	i.mu.Lock()
+	said := i.failed
+	i.failed = err != nil
+	i.mu.Unlock()
+	if err == nil {
+		return true
+	}
+	if !said && ctx.Err() == nil {
 		i.logger.WarnContext(ctx, "zone insight can't be written", "error", err)
 	}
+	select {
+	case i.moved <- struct{}{}:
+	default:
+	}
+	return false
 }
 
 // fill brings the counters into the subscription.
@@ -196,14 +231,33 @@ func amend(ctx context.Context, log store.Log, key resource.Key, change func(*sy
 }
 
 // CloseLeftovers writes the end of the sessions that a process left open which did not stop in order. It is to
-// be called before the first zone is served, where one instance serves the store.
+// be called before the first zone is served, where one instance serves the store. A store without space does
+// not fail it: what could not be written is tried again until the server is closed.
 func (s *Server) CloseLeftovers(ctx context.Context) error {
+	err := s.closeLeftovers(ctx, "")
+	if !errors.Is(err, store.ErrNoSpace) {
+		return err
+	}
+	s.opts.Logger.WarnContext(ctx, "zones may look online that are not", "error", err)
+	s.work.Go(func() {
+		for errors.Is(err, store.ErrNoSpace) && wait(s.closing, noSpaceRetry) == nil {
+			err = s.closeLeftovers(s.closing, s.opts.Instance)
+		}
+		if err != nil && s.closing.Err() == nil {
+			s.opts.Logger.Error("zones may look online that are not", "error", err)
+		}
+	})
+	return nil
+}
+
+// closeLeftovers ends the sessions of all instances but one.
+func (s *Server) closeLeftovers(ctx context.Context, but string) error {
 	log := s.opts.Store.Status()
 	for o := range log.View().Scan(store.OfKind(resource.KindZoneInsight)) {
 		err := amend(ctx, log, o.Key, func(m *systemv1.ZoneInsight) bool {
 			open := false
 			for _, sub := range m.GetSubscriptions() {
-				if sub.GetDisconnectTime() == nil {
+				if sub.GetDisconnectTime() == nil && (but == "" || sub.GetGlobalInstanceId() != but) {
 					sub.DisconnectTime, open = timestamppb.Now(), true
 				}
 			}

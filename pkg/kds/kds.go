@@ -29,6 +29,11 @@ const (
 	// maxStagedBytes and maxStagedObjects bound what a session keeps of groups that are not yet applied.
 	maxStagedBytes   = 1 << 30
 	maxStagedObjects = 200_000
+	// maxCopyObjects is that of a zone: the global control plane has what all zones and users made.
+	maxCopyObjects = 10 * maxStagedObjects
+	// maxZoneObjects and maxZoneBytes bound what the global control plane holds of one zone.
+	maxZoneObjects = 200_000
+	maxZoneBytes   = 1 << 30
 	// maxChange bounds one encoded change. It is far above what a store takes, so that an object that is too
 	// large is rejected by name and not with the session.
 	maxChange = 16 << 20

@@ -179,6 +179,9 @@ func (p *publisher) offer(keys []*kdsv1.Key) error {
 		p.offers = make(map[resource.Key]struct{}, len(keys))
 	}
 	for _, k := range keys {
+		if _, known := p.s.table.ByKind(resource.Kind(k.GetKind())); !known {
+			continue // There is none to send, nor to count.
+		}
 		p.offers[resource.Key{Kind: resource.Kind(k.GetKind()), Scope: k.GetScope(), Name: k.GetName()}] = struct{}{}
 	}
 	n := len(p.offers)

@@ -29,7 +29,7 @@ var (
 	errExpired  = errors.New("the zone's credentials have expired")
 )
 
-// ServerOptions of the global control plane's end. All fields but Version are needed.
+// ServerOptions of the global control plane's end. All fields but Version and the limits are needed.
 type ServerOptions struct {
 	Store store.Store
 	Table Table
@@ -40,6 +40,10 @@ type ServerOptions struct {
 	Instance string
 	Version  Version
 	Logger   *slog.Logger
+	// MaxZoneObjects and MaxZoneBytes bound what each log holds of one zone. What would go beyond is not taken,
+	// and the zone's session ends with that reason. 0: 200,000 and 1 GiB.
+	MaxZoneObjects int
+	MaxZoneBytes   int64
 }
 
 // Server serves the zones of a global control plane. It is safe for concurrent use.
@@ -79,6 +83,8 @@ func NewServer(opts ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache of encoded changes: %w", err)
 	}
+	opts.MaxZoneObjects = cmp.Or(opts.MaxZoneObjects, maxZoneObjects)
+	opts.MaxZoneBytes = cmp.Or(opts.MaxZoneBytes, maxZoneBytes)
 	closing, stop := context.WithCancel(context.Background())
 	return &Server{opts: opts, encoded: cache, closing: closing, close: stop, sessions: map[string]*serving{}}, nil
 }
@@ -284,6 +290,9 @@ func (s *Server) serve(ctx context.Context, v *serving, hello *kdsv1.Hello, st s
 		version: s.opts.Version.Version, peerStore: v.store, silence: globalSilence, encoded: s.encoded, stream: st,
 	}
 	ses.prepare(stored, told)
+	for _, a := range ses.apps {
+		a.quota = &quota{maxObjects: s.opts.MaxZoneObjects, maxBytes: s.opts.MaxZoneBytes}
+	}
 
 	address := ""
 	if p, ok := peer.FromContext(ctx); ok {
@@ -293,7 +302,11 @@ func (s *Server) serve(ctx context.Context, v *serving, hello *kdsv1.Hello, st s
 	ses.onCount = insight.count
 	insight.connect(ctx)
 	// The end is written also, and just, when ctx is done.
-	defer insight.disconnect(context.WithoutCancel(ctx))
+	defer func() {
+		if !insight.disconnect(context.WithoutCancel(ctx)) {
+			s.work.Go(func() { insight.end(s.closing) })
+		}
+	}()
 	flushing, stop := context.WithCancel(ctx)
 	flushed := make(chan struct{})
 	s.work.Go(func() {
@@ -346,6 +359,8 @@ func toStatus(err error) error {
 		return nil
 	case errors.Is(err, errProtocol):
 		code = codes.InvalidArgument
+	case errors.Is(err, errQuota):
+		code = codes.ResourceExhausted
 	case errors.Is(err, errExpired):
 		code = codes.Unauthenticated
 	case errors.Is(err, context.Canceled):

@@ -47,6 +47,8 @@ type session struct {
 	onCursor func()
 	// onCount changes the counters; nil: nobody counts.
 	onCount func(func(*counters))
+	// trouble is what the peer's last heartbeat said of its store.
+	trouble string
 
 	stream stream
 	outbox *outbox
@@ -101,7 +103,10 @@ func cursorOf(c *kdsv1.Cursor) store.Cursor {
 func (s *session) prepare(stored, told [2]store.Cursor) {
 	s.outbox, s.window = newOutbox(), newWindow()
 	for i, log := range []store.Log{s.store.Config(), s.store.Status()} {
-		s.stages[i] = stage{log: logIDs[i]}
+		s.stages[i] = stage{log: logIDs[i], maxObjects: maxStagedObjects}
+		if !s.global() {
+			s.stages[i].maxObjects = maxCopyObjects
+		}
 		s.pubs[i] = &publisher{s: s, id: logIDs[i], log: log, lazy: time.Minute}
 		s.apps[i] = &applier{
 			s: s, id: logIDs[i], log: log, cursor: stored[i], fresh: told[i].Store != s.peerStore,
@@ -189,9 +194,7 @@ func (s *session) handle(f *kdsv1.Frame) error {
 		}
 		return s.pubs[i].offer(k.Offer.GetKeys())
 	case *kdsv1.Frame_Heartbeat:
-		if t := k.Heartbeat.GetTrouble(); t != "" {
-			s.logger.Warn("the peer's store takes no writes", "peer", s.peer, "reason", cut(t))
-		}
+		s.heard(cut(k.Heartbeat.GetTrouble()))
 		return nil
 	case *kdsv1.Frame_Unsupported:
 		s.logger.Warn("the peer does not know a kind of frame", "peer", s.peer, "kind", k.Unsupported.GetKind())
@@ -201,6 +204,18 @@ func (s *session) handle(f *kdsv1.Frame) error {
 	default:
 		return s.outbox.put(&kdsv1.Frame{Kind: &kdsv1.Frame_Unsupported{Unsupported: &kdsv1.Unsupported{Kind: unknownKind(f)}}})
 	}
+}
+
+// heard notes what the peer says of its store, and logs it when that is something new.
+func (s *session) heard(trouble string) {
+	switch {
+	case trouble == s.trouble:
+	case trouble == "":
+		s.logger.Info("the peer's store takes writes again", "peer", s.peer)
+	default:
+		s.logger.Warn("the peer's store takes no writes", "peer", s.peer, "reason", trouble)
+	}
+	s.trouble = trouble
 }
 
 // unknownKind is the number of the first field of a frame that this build does not know.

@@ -46,7 +46,9 @@ func (g *group) contains(k resource.Key) bool {
 // stage gathers the frames of one log's groups. It is used by the receiving loop alone.
 type stage struct {
 	log kdsv1.Log
-	now *group
+	// maxObjects bounds a group.
+	maxObjects int
+	now        *group
 	// rest is the beginning of a change that is not yet complete.
 	rest []byte
 }
@@ -105,8 +107,8 @@ func (s *stage) decode(piece []byte) error {
 		if n == 0 || end > len(buf) {
 			break
 		}
-		if len(s.now.changes) == maxStagedObjects {
-			return violation("a group of more than %d objects", maxStagedObjects)
+		if len(s.now.changes) == s.maxObjects {
+			return violation("a group of more than %d objects", s.maxObjects)
 		}
 		c := &kdsv1.Change{}
 		if err := proto.Unmarshal(buf[used+n:end], c); err != nil {

@@ -2,11 +2,13 @@ package zonecp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/meridian-mesh/meridian/pkg/insight"
 	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/store"
 	"github.com/meridian-mesh/meridian/pkg/xds"
 )
 
@@ -14,10 +16,12 @@ import (
 // the own.
 func (cp *CP) record(ctx context.Context, peer string) (*insight.Recorder, error) {
 	// A control plane that died left its proxies' sessions open.
-	if err := insight.CloseLeftovers(ctx, cp.Store, cp.Instance, time.Now()); err != nil {
+	err := insight.CloseLeftovers(ctx, cp.Store, cp.Instance, time.Now())
+	full := errors.Is(err, store.ErrNoSpace)
+	if err != nil && !full {
 		return nil, fmt.Errorf("end the sessions of earlier instances: %w", err)
 	}
-	r := insight.New(insight.Options{Store: cp.Store, Instance: cp.Instance, Peer: peer, Logger: cp.Logger})
+	r := insight.New(insight.Options{Store: cp.Store, Instance: cp.Instance, Peer: peer, Logger: cp.Logger, Leftovers: full})
 	cp.Set.Task("insight", r.Run)
 	return r, nil
 }
