@@ -44,6 +44,8 @@ type bench struct {
 	token        string
 	rounds       int
 	report       *report
+	// profiles is where CPU profiles go; empty: nowhere.
+	profiles string
 	// weight makes each write differ from the one before.
 	weight int
 }
@@ -319,6 +321,7 @@ func (b *bench) proxies(ctx context.Context, n int, most bool) error {
 		return err
 	}
 
+	profiled := b.profile(ctx, most)
 	var routes series
 	for range b.rounds {
 		want := b.weight + 1
@@ -334,6 +337,9 @@ func (b *bench) proxies(ctx context.Context, n int, most bool) error {
 		routes = append(routes, last.Sub(begun))
 	}
 	b.report.durations(fmt.Sprintf("PUT of a route → last of %d proxies", n), routes, goals[n])
+	if err := profiled(); err != nil {
+		return err
+	}
 
 	if most {
 		if err := b.endpoints(ctx, f, n); err != nil {
@@ -342,6 +348,27 @@ func (b *bench) proxies(ctx context.Context, n int, most bool) error {
 		return b.idle(ctx, n, before)
 	}
 	return nil
+}
+
+// profile takes CPU profiles of both control planes for some seconds from now on; the function that it returns
+// waits for them.
+func (b *bench) profile(ctx context.Context, wanted bool) func() error {
+	const seconds = 5
+	g := new(errgroup.Group)
+	if wanted && b.profiles != "" {
+		for _, cp := range []*harness.ControlPlane{b.global, b.zone} {
+			g.Go(func() error {
+				c := harness.NewClient(cp.Addr("diagnostics"))
+				defer c.Close()
+				raw, _, err := c.Do(ctx, "GET", fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), nil)
+				if err != nil {
+					return err
+				}
+				return os.WriteFile(filepath.Join(b.profiles, cp.Name+".pprof"), raw, 0o600)
+			})
+		}
+	}
+	return g.Wait
 }
 
 func await(ctx context.Context, all <-chan time.Time) (time.Time, error) {

@@ -21,16 +21,17 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of global-cp and zone-cp")
 	sizes := flag.String("n", "1,100,500,1000", "numbers of proxies")
 	rounds := flag.Int("rounds", 30, "writes that a median is taken of")
+	profiles := flag.String("profiles", "", "directory for CPU profiles, taken while writes go out to the most proxies")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *bin, *sizes, *rounds, os.Stdout); err != nil {
+	if err := run(ctx, *bin, *sizes, *rounds, *profiles, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, bin, sizes string, rounds int, out io.Writer) error {
+func run(ctx context.Context, bin, sizes string, rounds int, profiles string, out io.Writer) error {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return err
@@ -57,6 +58,7 @@ func run(ctx context.Context, bin, sizes string, rounds int, out io.Writer) erro
 		return err
 	}
 	defer b.close()
+	b.profiles = profiles
 	for _, step := range []func(context.Context) error{b.zoneStore, b.reads, b.writes} {
 		if err := step(ctx); err != nil {
 			return err
