@@ -82,6 +82,8 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		case head == "zones+insights" && !inMesh:
 			return list(paging)
 		case inMesh:
+		case head == "positions":
+			return list("revision wait")
 		case head == "config", head == "versions":
 			return list("")
 		case head == "openapi.yaml":

@@ -175,8 +175,12 @@ func version(dp, envoy VersionInfo) *meshv1.Version {
 // buildPositions makes the zone's row and the rows of the proxies that lag behind it, all from one progress:
 // in the same batch, so that no reader takes a proxy without a row for live at a revision that it has not.
 func (r *Recorder) buildPositions(w *writing, config store.View) error {
-	applied := r.positions.applied(config)
-	zone := &systemv1.ZonePosition{Applied: uint64(applied)}
+	at := r.positions.applied(config)
+	applied := at.Revision
+	zone := &systemv1.ZonePosition{Applied: uint64(applied), Session: r.session, Epoch: at.Epoch}
+	for o := range local(config, resource.KindSyncRejection) {
+		zone.Refused = max(zone.Refused, uint64(o.Revision))
+	}
 	// floor never claims more than the peer's log is known to hold.
 	floor := func(own resource.Revision) uint64 { return uint64(min(r.positions.floor(own), applied)) }
 	rows := map[resource.Key]*systemv1.ProxyPosition{}

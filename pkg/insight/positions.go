@@ -20,6 +20,7 @@ type place struct {
 type positions struct {
 	peer   string
 	store  string
+	epoch  string
 	places []place // both numbers rise
 }
 
@@ -33,12 +34,12 @@ func (p *positions) note(v store.View) {
 		return
 	}
 	n := len(p.places)
-	if n > 0 && (c.Store != p.store || c.Revision < p.places[n-1].peer) {
-		// Another history, or a restored one: what was learnt does not hold in it.
+	if n > 0 && (c.Store != p.store || c.Epoch != p.epoch || c.Revision < p.places[n-1].peer) {
+		// Another history, or perhaps a restored one: what was learnt may not hold in it.
 		p.places = p.places[:0]
 		n = 0
 	}
-	p.store = c.Store
+	p.store, p.epoch = c.Store, c.Epoch
 	switch r := v.Revision(); {
 	case n > 0 && r < p.places[n-1].own: // an older view than one that was seen
 	case n > 0 && r == p.places[n-1].own:
@@ -94,13 +95,14 @@ func (p *positions) find(r resource.Revision) (int, bool) {
 	})
 }
 
-// applied is how far the own log has come at a view.
-func (p *positions) applied(v store.View) resource.Revision {
+// applied is how far the own log has come at a view: a place in the log whose numbering positions are given in.
+// Of the own one the revision alone matters.
+func (p *positions) applied(v store.View) store.Cursor {
 	if p.peer == "" {
-		return v.Revision()
+		return store.Cursor{Revision: v.Revision()}
 	}
 	c, _ := v.Cursor(p.peer)
-	return c.Revision
+	return c
 }
 
 // full says that it is time to trim.

@@ -53,6 +53,8 @@ type Recorder struct {
 
 	mu        sync.Mutex
 	positions positions
+	// session with the peer that positions are written in.
+	session string
 	// sessions are those that are open, and those whose end is not yet written.
 	sessions map[string]*session
 	// streams are the sessions of each proxy: all of them, and how many are open.
@@ -287,6 +289,16 @@ func (r *Recorder) CursorMoved() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.positions.note(r.store.Config().View())
+	r.dirty.positions = true
+	r.wake()
+}
+
+// SessionBegun tells that the peer has given a session this id. The zone's row names it from then on, so that the
+// peer tells a row of this session from one that it has kept.
+func (r *Recorder) SessionBegun(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.session = id
 	r.dirty.positions = true
 	r.wake()
 }

@@ -378,28 +378,28 @@ func TestNumbering(t *testing.T) {
 		z.connect("s1", "a")
 		z.Progress(insight.Progress{Processed: 2})
 		z.settle()
-		z.equal(z.position(), &systemv1.ZonePosition{Applied: 100, Processed: 100, Live: 100})
+		z.equal(z.position(), &systemv1.ZonePosition{Epoch: "e", Applied: 100, Processed: 100, Live: 100})
 		z.apply(from(store.Batch{}, 150))
 		z.CursorMoved()
 		z.settle()
-		z.equal(z.position(), &systemv1.ZonePosition{Applied: 150, Processed: 150, Live: 150})
+		z.equal(z.position(), &systemv1.ZonePosition{Epoch: "e", Applied: 150, Processed: 150, Live: 150})
 		z.apply(from(policy, 200)) // 3
 		z.write(dp("b"), "")       // 4
 		z.settle()
-		z.equal(z.position(), &systemv1.ZonePosition{Applied: 200, Processed: 150, Live: 150})
+		z.equal(z.position(), &systemv1.ZonePosition{Epoch: "e", Applied: 200, Processed: 150, Live: 150})
 		z.Progress(insight.Progress{Processed: 4, Lagging: map[resource.Key]insight.Lag{dp("a"): {Live: 2}}})
 		time.Sleep(time.Second)
 		synctest.Wait()
-		z.equal(z.position(), &systemv1.ZonePosition{Applied: 200, Processed: 200, Live: 150, Lagging: 1})
+		z.equal(z.position(), &systemv1.ZonePosition{Epoch: "e", Applied: 200, Processed: 200, Live: 150, Lagging: 1})
 		// Another history begins: nothing of the old one is claimed in it.
 		b := from(policy, 30)
 		b.Cursor.To.Store = "another"
 		z.apply(b) // 5
 		z.settle()
-		z.equal(z.position(), &systemv1.ZonePosition{Applied: 30, Lagging: 1})
+		z.equal(z.position(), &systemv1.ZonePosition{Epoch: "e", Applied: 30, Lagging: 1})
 		z.Progress(insight.Progress{Processed: 5})
 		z.settle()
-		z.equal(z.position(), &systemv1.ZonePosition{Applied: 30, Processed: 30, Live: 30})
+		z.equal(z.position(), &systemv1.ZonePosition{Epoch: "e", Applied: 30, Processed: 30, Live: 30})
 	})
 }
 

@@ -61,6 +61,8 @@ type ClientOptions struct {
 	AcceptOtherStore bool
 	// OnCursor is told, if not nil, after each move of the config cursor. It must not block.
 	OnCursor func()
+	// OnSession is told, if not nil, the id of each session when it begins. It must not block.
+	OnSession func(id string)
 	// Dial opens the connection below TLS; nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
@@ -239,6 +241,9 @@ func (c *Client) session(ctx context.Context, cancel context.CancelCauseFunc, co
 			errRefused, stored[0].Store, c.opts.Address, cut(theirs.GetStore()))
 	}
 	c.setState(ctx, nil)
+	if c.opts.OnSession != nil {
+		c.opts.OnSession(cut(theirs.GetSession()))
+	}
 	s := &session{
 		side: zoneSide(c.opts.Table), store: c.opts.Store, accept: c.opts.Accept, logger: c.opts.Logger,
 		version: c.opts.Version.Version, peerStore: theirs.GetStore(), discardLocal: c.opts.DiscardLocal,

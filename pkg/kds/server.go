@@ -320,6 +320,7 @@ func (s *Server) serve(ctx context.Context, v *serving, hello *kdsv1.Hello, st s
 
 	answer := &kdsv1.Hello{
 		Store: s.opts.Store.ID(), Version: s.opts.Version.proto(), Config: cursorProto(told[0]), Status: cursorProto(told[1]),
+		Session: insight.sub.GetId(),
 	}
 	if err := st.Send(&kdsv1.Frame{Kind: &kdsv1.Frame_Hello{Hello: answer}}); err != nil {
 		return err

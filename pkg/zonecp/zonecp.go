@@ -18,6 +18,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/config"
 	"github.com/meridian-mesh/meridian/pkg/controlplane"
+	"github.com/meridian-mesh/meridian/pkg/insight"
 	"github.com/meridian-mesh/meridian/pkg/kds"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/telemetry"
@@ -78,7 +79,7 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 		return nil, err
 	}
 	if mode == api.Zone {
-		if err := cp.follow(zone, recorder.CursorMoved); err != nil {
+		if err := cp.follow(zone, recorder); err != nil {
 			return nil, err
 		}
 	}
@@ -130,7 +131,7 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o x
 }
 
 // follow joins the global control plane.
-func (cp *CP) follow(c config.ZoneMultizoneZone, moved func()) error {
+func (cp *CP) follow(c config.ZoneMultizoneZone, recorder *insight.Recorder) error {
 	t, err := clientTLS(c.KDS)
 	if err != nil {
 		return err
@@ -142,7 +143,8 @@ func (cp *CP) follow(c config.ZoneMultizoneZone, moved func()) error {
 			return resource.Accept(cp.Table, k, origin, spec)
 		},
 		Version: kds.Version{Version: v.Version, GitTag: v.GitTag, GitCommit: v.GitCommit, BuildDate: v.BuildDate},
-		Logger:  cp.Logger, OnCursor: moved, DiscardLocal: c.KDS.DiscardLocal, AcceptOtherStore: c.KDS.Resync,
+		Logger:  cp.Logger, OnCursor: recorder.CursorMoved, OnSession: recorder.SessionBegun,
+		DiscardLocal: c.KDS.DiscardLocal, AcceptOtherStore: c.KDS.Resync,
 	})
 	if err != nil {
 		return fmt.Errorf("multizone.zone: %w", err)

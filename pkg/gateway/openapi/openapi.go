@@ -212,6 +212,9 @@ func (d *document) typed(r Rule) error {
 		op = d.overview(params, m, "DataplaneOverview", object{"dataplane": message(&meshv1.Dataplane{}), "dataplaneInsight": message(&meshv1.DataplaneInsight{}), "position": schema("ProxyPosition")})
 	case "ListRejections":
 		op = operation("Lists what control planes and proxies refused.", append(params, reference("minRevision")), answers(list(message(&apiv1.Rejection{})), 400, 503))
+	case "GetPositions":
+		op = operation("Tells whether a revision is live on every connected proxy, and waits for it if asked to.",
+			append(params, reference("revision"), reference("wait"), reference("minRevision")), answers(message(&apiv1.GetPositionsResponse{}), 400, 503))
 	default:
 		return fmt.Errorf("no description for %s", m)
 	}
@@ -272,6 +275,11 @@ func parameters() object {
 		"tag":     query("tag", "KEY:VALUE, several times; one inbound or the gateway must carry them all. The value * matches any.", object{"type": "array", "items": object{"type": "string"}}),
 		"gateway": query("gateway", "Only gateways, or none.", boolean),
 		"ingress": query("ingress", "Only ingresses, or none.", boolean),
+		"revision": object{
+			"name": "revision", "in": "query", "required": true, "schema": object{"type": "string", "pattern": "^[0-9]+$"},
+			"description": "A revision of the global control plane, as Meridian-Revision gives it.",
+		},
+		"wait": query("wait", "For how long to wait until it is settled, at most 5m.", object{"type": "string", "default": "0s"}),
 		"minRevision": object{
 			"name": "Meridian-Min-Revision", "in": "header", "schema": object{"type": "string", "pattern": "^[0-9]+$"},
 			"description": "The answer holds this revision at least; it is waited for 5 s.",

@@ -887,7 +887,7 @@ var File_meridian_api_v1_inspect_proto protoreflect.FileDescriptor
 
 const file_meridian_api_v1_inspect_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmeridian/api/v1/inspect.proto\x12\x0fmeridian.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x17\n" +
+	"\x1dmeridian/api/v1/inspect.proto\x12\x0fmeridian.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmeridian/api/v1/positions.proto\"\x17\n" +
 	"\x15ListZoneStatusRequest\"K\n" +
 	"\x16ListZoneStatusResponse\x121\n" +
 	"\x05zones\x18\x01 \x03(\v2\x1b.meridian.api.v1.ZoneStatusR\x05zones\"J\n" +
@@ -944,14 +944,15 @@ const file_meridian_api_v1_inspect_proto_rawDesc = "" +
 	"\rresource_type\x18\n" +
 	" \x01(\tR\fresourceType\x12#\n" +
 	"\rresource_name\x18\v \x01(\tR\fresourceName\x12.\n" +
-	"\x04last\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x04last2\x98\x05\n" +
+	"\x04last\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x04last2\xf5\x05\n" +
 	"\x0eInspectService\x12a\n" +
 	"\x0eListZoneStatus\x12&.meridian.api.v1.ListZoneStatusRequest\x1a'.meridian.api.v1.ListZoneStatusResponse\x12d\n" +
 	"\x0fGetZoneOverview\x12'.meridian.api.v1.GetZoneOverviewRequest\x1a(.meridian.api.v1.GetZoneOverviewResponse\x12j\n" +
 	"\x11ListZoneOverviews\x12).meridian.api.v1.ListZoneOverviewsRequest\x1a*.meridian.api.v1.ListZoneOverviewsResponse\x12s\n" +
 	"\x14GetDataplaneOverview\x12,.meridian.api.v1.GetDataplaneOverviewRequest\x1a-.meridian.api.v1.GetDataplaneOverviewResponse\x12y\n" +
 	"\x16ListDataplaneOverviews\x12..meridian.api.v1.ListDataplaneOverviewsRequest\x1a/.meridian.api.v1.ListDataplaneOverviewsResponse\x12a\n" +
-	"\x0eListRejections\x12&.meridian.api.v1.ListRejectionsRequest\x1a'.meridian.api.v1.ListRejectionsResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
+	"\x0eListRejections\x12&.meridian.api.v1.ListRejectionsRequest\x1a'.meridian.api.v1.ListRejectionsResponse\x12[\n" +
+	"\fGetPositions\x12$.meridian.api.v1.GetPositionsRequest\x1a%.meridian.api.v1.GetPositionsResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
 
 var (
 	file_meridian_api_v1_inspect_proto_rawDescOnce sync.Once
@@ -982,6 +983,8 @@ var file_meridian_api_v1_inspect_proto_goTypes = []any{
 	(*ListRejectionsResponse)(nil),         // 12: meridian.api.v1.ListRejectionsResponse
 	(*Rejection)(nil),                      // 13: meridian.api.v1.Rejection
 	(*timestamppb.Timestamp)(nil),          // 14: google.protobuf.Timestamp
+	(*GetPositionsRequest)(nil),            // 15: meridian.api.v1.GetPositionsRequest
+	(*GetPositionsResponse)(nil),           // 16: meridian.api.v1.GetPositionsResponse
 }
 var file_meridian_api_v1_inspect_proto_depIdxs = []int32{
 	2,  // 0: meridian.api.v1.ListZoneStatusResponse.zones:type_name -> meridian.api.v1.ZoneStatus
@@ -993,14 +996,16 @@ var file_meridian_api_v1_inspect_proto_depIdxs = []int32{
 	7,  // 6: meridian.api.v1.InspectService.GetDataplaneOverview:input_type -> meridian.api.v1.GetDataplaneOverviewRequest
 	9,  // 7: meridian.api.v1.InspectService.ListDataplaneOverviews:input_type -> meridian.api.v1.ListDataplaneOverviewsRequest
 	11, // 8: meridian.api.v1.InspectService.ListRejections:input_type -> meridian.api.v1.ListRejectionsRequest
-	1,  // 9: meridian.api.v1.InspectService.ListZoneStatus:output_type -> meridian.api.v1.ListZoneStatusResponse
-	4,  // 10: meridian.api.v1.InspectService.GetZoneOverview:output_type -> meridian.api.v1.GetZoneOverviewResponse
-	6,  // 11: meridian.api.v1.InspectService.ListZoneOverviews:output_type -> meridian.api.v1.ListZoneOverviewsResponse
-	8,  // 12: meridian.api.v1.InspectService.GetDataplaneOverview:output_type -> meridian.api.v1.GetDataplaneOverviewResponse
-	10, // 13: meridian.api.v1.InspectService.ListDataplaneOverviews:output_type -> meridian.api.v1.ListDataplaneOverviewsResponse
-	12, // 14: meridian.api.v1.InspectService.ListRejections:output_type -> meridian.api.v1.ListRejectionsResponse
-	9,  // [9:15] is the sub-list for method output_type
-	3,  // [3:9] is the sub-list for method input_type
+	15, // 9: meridian.api.v1.InspectService.GetPositions:input_type -> meridian.api.v1.GetPositionsRequest
+	1,  // 10: meridian.api.v1.InspectService.ListZoneStatus:output_type -> meridian.api.v1.ListZoneStatusResponse
+	4,  // 11: meridian.api.v1.InspectService.GetZoneOverview:output_type -> meridian.api.v1.GetZoneOverviewResponse
+	6,  // 12: meridian.api.v1.InspectService.ListZoneOverviews:output_type -> meridian.api.v1.ListZoneOverviewsResponse
+	8,  // 13: meridian.api.v1.InspectService.GetDataplaneOverview:output_type -> meridian.api.v1.GetDataplaneOverviewResponse
+	10, // 14: meridian.api.v1.InspectService.ListDataplaneOverviews:output_type -> meridian.api.v1.ListDataplaneOverviewsResponse
+	12, // 15: meridian.api.v1.InspectService.ListRejections:output_type -> meridian.api.v1.ListRejectionsResponse
+	16, // 16: meridian.api.v1.InspectService.GetPositions:output_type -> meridian.api.v1.GetPositionsResponse
+	10, // [10:17] is the sub-list for method output_type
+	3,  // [3:10] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -1011,6 +1016,7 @@ func file_meridian_api_v1_inspect_proto_init() {
 	if File_meridian_api_v1_inspect_proto != nil {
 		return
 	}
+	file_meridian_api_v1_positions_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

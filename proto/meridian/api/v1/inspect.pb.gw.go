@@ -469,6 +469,41 @@ func local_request_InspectService_ListRejections_1(ctx context.Context, marshale
 	return msg, metadata, err
 }
 
+var filter_InspectService_GetPositions_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
+
+func request_InspectService_GetPositions_0(ctx context.Context, marshaler runtime.Marshaler, client InspectServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetPositionsRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_InspectService_GetPositions_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.GetPositions(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_InspectService_GetPositions_0(ctx context.Context, marshaler runtime.Marshaler, server InspectServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetPositionsRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_InspectService_GetPositions_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.GetPositions(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 // RegisterInspectServiceHandlerServer registers the http handlers for service InspectService to "mux".
 // UnaryRPC     :call InspectServiceServer directly.
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
@@ -674,6 +709,26 @@ func RegisterInspectServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			return
 		}
 		forward_InspectService_ListRejections_1(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_InspectService_GetPositions_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/meridian.api.v1.InspectService/GetPositions", runtime.WithHTTPPathPattern("/positions"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_InspectService_GetPositions_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_InspectService_GetPositions_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 
 	return nil
@@ -885,6 +940,23 @@ func RegisterInspectServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 		}
 		forward_InspectService_ListRejections_1(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_InspectService_GetPositions_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/meridian.api.v1.InspectService/GetPositions", runtime.WithHTTPPathPattern("/positions"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_InspectService_GetPositions_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_InspectService_GetPositions_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
@@ -899,6 +971,7 @@ var (
 	pattern_InspectService_ListDataplaneOverviews_2 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 1, 0, 4, 1, 5, 1, 2, 2}, []string{"meshes", "mesh", "dataplane+insights"}, ""))
 	pattern_InspectService_ListRejections_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0}, []string{"rejections"}, ""))
 	pattern_InspectService_ListRejections_1         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 1, 0, 4, 1, 5, 1, 2, 2}, []string{"meshes", "mesh", "rejections"}, ""))
+	pattern_InspectService_GetPositions_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0}, []string{"positions"}, ""))
 )
 
 var (
@@ -912,4 +985,5 @@ var (
 	forward_InspectService_ListDataplaneOverviews_2 = runtime.ForwardResponseMessage
 	forward_InspectService_ListRejections_0         = runtime.ForwardResponseMessage
 	forward_InspectService_ListRejections_1         = runtime.ForwardResponseMessage
+	forward_InspectService_GetPositions_0           = runtime.ForwardResponseMessage
 )

@@ -25,6 +25,7 @@ const (
 	InspectService_GetDataplaneOverview_FullMethodName   = "/meridian.api.v1.InspectService/GetDataplaneOverview"
 	InspectService_ListDataplaneOverviews_FullMethodName = "/meridian.api.v1.InspectService/ListDataplaneOverviews"
 	InspectService_ListRejections_FullMethodName         = "/meridian.api.v1.InspectService/ListRejections"
+	InspectService_GetPositions_FullMethodName           = "/meridian.api.v1.InspectService/GetPositions"
 )
 
 // InspectServiceClient is the client API for InspectService service.
@@ -45,6 +46,8 @@ type InspectServiceClient interface {
 	ListDataplaneOverviews(ctx context.Context, in *ListDataplaneOverviewsRequest, opts ...grpc.CallOption) (*ListDataplaneOverviewsResponse, error)
 	// ListRejections lists what control planes and proxies refused.
 	ListRejections(ctx context.Context, in *ListRejectionsRequest, opts ...grpc.CallOption) (*ListRejectionsResponse, error)
+	// GetPositions tells whether a revision is live everywhere, and waits for it if asked to.
+	GetPositions(ctx context.Context, in *GetPositionsRequest, opts ...grpc.CallOption) (*GetPositionsResponse, error)
 }
 
 type inspectServiceClient struct {
@@ -115,6 +118,16 @@ func (c *inspectServiceClient) ListRejections(ctx context.Context, in *ListRejec
 	return out, nil
 }
 
+func (c *inspectServiceClient) GetPositions(ctx context.Context, in *GetPositionsRequest, opts ...grpc.CallOption) (*GetPositionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetPositionsResponse)
+	err := c.cc.Invoke(ctx, InspectService_GetPositions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // InspectServiceServer is the server API for InspectService service.
 // All implementations must embed UnimplementedInspectServiceServer
 // for forward compatibility.
@@ -133,6 +146,8 @@ type InspectServiceServer interface {
 	ListDataplaneOverviews(context.Context, *ListDataplaneOverviewsRequest) (*ListDataplaneOverviewsResponse, error)
 	// ListRejections lists what control planes and proxies refused.
 	ListRejections(context.Context, *ListRejectionsRequest) (*ListRejectionsResponse, error)
+	// GetPositions tells whether a revision is live everywhere, and waits for it if asked to.
+	GetPositions(context.Context, *GetPositionsRequest) (*GetPositionsResponse, error)
 	mustEmbedUnimplementedInspectServiceServer()
 }
 
@@ -160,6 +175,9 @@ func (UnimplementedInspectServiceServer) ListDataplaneOverviews(context.Context,
 }
 func (UnimplementedInspectServiceServer) ListRejections(context.Context, *ListRejectionsRequest) (*ListRejectionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRejections not implemented")
+}
+func (UnimplementedInspectServiceServer) GetPositions(context.Context, *GetPositionsRequest) (*GetPositionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPositions not implemented")
 }
 func (UnimplementedInspectServiceServer) mustEmbedUnimplementedInspectServiceServer() {}
 func (UnimplementedInspectServiceServer) testEmbeddedByValue()                        {}
@@ -290,6 +308,24 @@ func _InspectService_ListRejections_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _InspectService_GetPositions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPositionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InspectServiceServer).GetPositions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InspectService_GetPositions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InspectServiceServer).GetPositions(ctx, req.(*GetPositionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // InspectService_ServiceDesc is the grpc.ServiceDesc for InspectService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -320,6 +356,10 @@ var InspectService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRejections",
 			Handler:    _InspectService_ListRejections_Handler,
+		},
+		{
+			MethodName: "GetPositions",
+			Handler:    _InspectService_GetPositions_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

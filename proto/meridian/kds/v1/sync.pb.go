@@ -310,8 +310,10 @@ type Hello struct {
 	Status *Cursor `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
 	// From a zone that was told to take its copy from another global store than the one it followed before.
 	AcceptOtherStore bool `protobuf:"varint,6,opt,name=accept_other_store,json=acceptOtherStore,proto3" json:"accept_other_store,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Id of the session, made anew for each; only from the global control plane. The zone's ZonePosition names it.
+	Session       string `protobuf:"bytes,7,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -384,6 +386,13 @@ func (x *Hello) GetAcceptOtherStore() bool {
 		return x.AcceptOtherStore
 	}
 	return false
+}
+
+func (x *Hello) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
 }
 
 // Version names the sender's software.
@@ -1050,14 +1059,15 @@ const file_meridian_kds_v1_sync_proto_rawDesc = "" +
 	"\x06Cursor\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"\xf5\x01\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\x8f\x02\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x122\n" +
 	"\aversion\x18\x03 \x01(\v2\x18.meridian.kds.v1.VersionR\aversion\x12/\n" +
 	"\x06config\x18\x04 \x01(\v2\x17.meridian.kds.v1.CursorR\x06config\x12/\n" +
 	"\x06status\x18\x05 \x01(\v2\x17.meridian.kds.v1.CursorR\x06status\x12,\n" +
-	"\x12accept_other_store\x18\x06 \x01(\bR\x10acceptOtherStore\"z\n" +
+	"\x12accept_other_store\x18\x06 \x01(\bR\x10acceptOtherStore\x12\x18\n" +
+	"\asession\x18\a \x01(\tR\asession\"z\n" +
 	"\aVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x17\n" +
 	"\agit_tag\x18\x02 \x01(\tR\x06gitTag\x12\x1d\n" +

@@ -34,7 +34,14 @@ type ZonePosition struct {
 	// Number of connected proxies that are not yet live at processed, joining ones included.
 	Lagging uint32 `protobuf:"varint,4,opt,name=lagging,proto3" json:"lagging,omitempty"`
 	// Number of resources that proxies have refused and that are held back from them.
-	Rejected      uint32 `protobuf:"varint,5,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	Rejected uint32 `protobuf:"varint,5,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	// The zone's session with the global control plane in which this was written, by the id that the global one
+	// has given it: what was written in an earlier session says nothing of now. Empty where there is none.
+	Session string `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
+	// Epoch of the global control plane's config log in which applied was seen.
+	Epoch string `protobuf:"bytes,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Revision, in the zone's own config log, of the newest SyncRejection that applied takes in; 0: there is none.
+	Refused       uint64 `protobuf:"varint,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -100,6 +107,27 @@ func (x *ZonePosition) GetLagging() uint32 {
 func (x *ZonePosition) GetRejected() uint32 {
 	if x != nil {
 		return x.Rejected
+	}
+	return 0
+}
+
+func (x *ZonePosition) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ZonePosition) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *ZonePosition) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
 	}
 	return 0
 }
@@ -172,13 +200,16 @@ var File_meridian_system_v1_position_proto protoreflect.FileDescriptor
 
 const file_meridian_system_v1_position_proto_rawDesc = "" +
 	"\n" +
-	"!meridian/system/v1/position.proto\x12\x12meridian.system.v1\"\x90\x01\n" +
+	"!meridian/system/v1/position.proto\x12\x12meridian.system.v1\"\xda\x01\n" +
 	"\fZonePosition\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\x12\x1c\n" +
 	"\tprocessed\x18\x02 \x01(\x04R\tprocessed\x12\x12\n" +
 	"\x04live\x18\x03 \x01(\x04R\x04live\x12\x18\n" +
 	"\alagging\x18\x04 \x01(\rR\alagging\x12\x1a\n" +
-	"\brejected\x18\x05 \x01(\rR\brejected\"Y\n" +
+	"\brejected\x18\x05 \x01(\rR\brejected\x12\x18\n" +
+	"\asession\x18\x06 \x01(\tR\asession\x12\x14\n" +
+	"\x05epoch\x18\a \x01(\tR\x05epoch\x12\x18\n" +
+	"\arefused\x18\b \x01(\x04R\arefused\"Y\n" +
 	"\rProxyPosition\x12\x12\n" +
 	"\x04live\x18\x01 \x01(\x04R\x04live\x12\x18\n" +
 	"\ajoining\x18\x02 \x01(\bR\ajoining\x12\x1a\n" +
