@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -43,7 +44,10 @@ func (p *put) mesh(config store.View, old *resource.Object, d *decision, title s
 			return invalid(title, detailsInvalid, v)
 		}
 	}
-	v, guards := missingSecrets(config, p.key.Name, now)
+	v, guards, err := checkSecrets(config, p.key.Name, now)
+	if err != nil {
+		return err
+	}
 	if len(v) > 0 {
 		return invalid(title, detailsInvalid, v)
 	}
@@ -52,7 +56,6 @@ func (p *put) mesh(config store.View, old *resource.Object, d *decision, title s
 		return nil
 	}
 	if p.keys == nil {
-		var err error
 		if p.keys, err = newMeshKeys(); err != nil {
 			return err
 		}
@@ -225,23 +228,52 @@ func backendSecrets(mesh string, b *meshv1.CertificateAuthorityBackend) []secret
 	return nil
 }
 
-// missingSecrets checks that the enabled backend's own secrets are there, and guards that they stay. Those of
-// older documents' meshes (<mesh>.ca-provided-…) may come later.
-func missingSecrets(config store.View, mesh string, m *meshv1.Mesh) (v resource.Violations, guards []store.Guard) {
+// checkSecrets checks that the enabled backend's own secrets are there and hold a CA, and guards that it is these.
+// Those of older documents' meshes (<mesh>.ca-provided-…) may come later.
+func checkSecrets(config store.View, mesh string, m *meshv1.Mesh) (v resource.Violations, guards []store.Guard, err error) {
 	for i, b := range m.GetMtls().GetBackends() {
-		if b.GetType() != "provided" || b.GetName() != m.GetMtls().GetEnabledBackend() {
+		refs := backendSecrets(mesh, b)
+		if b.GetType() != "provided" || b.GetName() != m.GetMtls().GetEnabledBackend() || len(refs) == 0 {
 			continue
 		}
-		for _, ref := range backendSecrets(mesh, b) {
+		path := fmt.Sprintf("mtls.backends[%d].", i)
+		parts := inlineParts(b)
+		for _, ref := range refs {
 			key := resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: ref.name}
-			if _, ok := config.Get(key); ok {
-				guards = append(guards, store.Exists(key))
-			} else if !strings.HasPrefix(ref.name, mesh+".ca-provided-") {
-				v.Add(fmt.Sprintf("mtls.backends[%d].%s", i, ref.field), fmt.Sprintf("secret %q is not in mesh %q", ref.name, mesh))
+			o, ok := config.Get(key)
+			if !ok {
+				if !strings.HasPrefix(ref.name, mesh+".ca-provided-") {
+					v.Add(path+ref.field, fmt.Sprintf("secret %q is not in mesh %q", ref.name, mesh))
+				}
+				continue
 			}
+			secret, err := resource.Decode[systemv1.Secret](o)
+			if err != nil {
+				return nil, nil, err
+			}
+			guards = append(guards, store.AtRevision(key, o.Revision))
+			parts[ref.field] = append([]byte{}, secret.GetData().GetValue()...) // there, even if it is empty
+		}
+		// A part that is a file is for its reader to check, one that is yet to come for who writes it.
+		if cert, key := parts["config.cert"], parts["config.key"]; cert != nil && key != nil {
+			v = append(v, resource.ValidateProvidedCA(path+"config", cert, key)...)
 		}
 	}
-	return v, guards
+	return v, guards, nil
+}
+
+// inlineParts are the parts of a provided CA that stand in the mesh itself, by their fields.
+func inlineParts(b *meshv1.CertificateAuthorityBackend) map[string][]byte {
+	parts := map[string][]byte{}
+	for _, part := range []string{"cert", "key"} {
+		source := b.GetConf().GetFields()[part].GetStructValue().GetFields()
+		if text := source["inlineString"].GetStringValue(); text != "" {
+			parts["config."+part] = []byte(text)
+		} else if data, err := base64.StdEncoding.DecodeString(source["inline"].GetStringValue()); err == nil && len(data) > 0 {
+			parts["config."+part] = data
+		}
+	}
+	return parts
 }
 
 // deleteMesh lets a mesh go with all that it holds, unless it still has dataplanes.

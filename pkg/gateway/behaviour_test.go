@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -224,6 +226,31 @@ func TestSecretsInUse(t *testing.T) {
 	p.must(p.put("/meshes/default/secrets/c", `{"data":"AA=="}`), 201)
 	p.must(p.put("/meshes/default/secrets/k", `{"data":"AA=="}`), 201)
 	p.must(p.put("/meshes/default/secrets/free", `{"data":"AA=="}`), 201)
+	unreadable := func(mesh string) {
+		t.Helper()
+		got := p.problem(p.must(p.put("/meshes/default", mesh), 400))
+		if len(got.Causes) != 2 || got.Causes[0].Field != "mtls.backends[0].config.cert" || got.Causes[1].Field != "mtls.backends[0].config.key" {
+			t.Errorf("%+v", got)
+		}
+	}
+	unreadable(mesh)
+	dir := t.TempDir()
+	if _, err := auth.EnsureServerCertificate(dir); err != nil {
+		t.Fatal(err)
+	}
+	ca := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return base64.StdEncoding.EncodeToString(b)
+	}
+	p.must(p.put("/meshes/default/secrets/c", `{"data":"`+ca("ca.crt")+`"}`), 200)
+	p.must(p.put("/meshes/default/secrets/k", `{}`), 200)
+	unreadable(mesh)
+	unreadable(strings.Replace(mesh, `"cert":{"secret":"c"}`, `"cert":{"inline":"`+ca("server.crt")+`"}`, 1))
+	p.must(p.put("/meshes/default/secrets/k", `{"data":"`+ca("ca.key")+`"}`), 200)
+	p.must(p.put("/meshes/default", strings.Replace(mesh, `"cert":{"secret":"c"}`, `"cert":{"inline":"`+ca("ca.crt")+`"}`, 1)), 200)
 	p.must(p.put("/meshes/default", mesh), 200)
 	for _, name := range []string{"c", "k"} {
 		got := p.problem(p.must(p.do("DELETE", "/meshes/default/secrets/"+name, ""), 400))
