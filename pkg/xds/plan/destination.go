@@ -217,7 +217,7 @@ func (d *destination) loadBalancer() LoadBalancer {
 	case *meshv1.TrafficRoute_LoadBalancer_LeastRequest_:
 		lb := LoadBalancer{Balance: LeastRequest}
 		if n := t.LeastRequest.GetChoiceCount(); n >= 2 {
-			lb.Choices = n
+			lb.Choices = min(n, MaxChoices)
 		}
 		return lb
 	case *meshv1.TrafficRoute_LoadBalancer_RingHash_:

@@ -211,13 +211,17 @@ const (
 // LoadBalancer chooses among endpoints. Zero values are the proxy's own.
 type LoadBalancer struct {
 	Balance Balance
-	// Choices that LeastRequest compares, at least 2 if given.
+	// Choices that LeastRequest compares: from 2 to MaxChoices if given.
 	Choices uint32
 	// MurmurHash instead of xxHash, for RingHash.
 	MurmurHash bool
 	// MinRing and MaxRing of RingHash: min ≤ max ≤ MaxRingSize.
 	MinRing, MaxRing uint64
 }
+
+// MaxChoices bounds what LeastRequest does for each request: a proxy draws as many endpoints as it is told to,
+// however few there are, and does nothing else meanwhile.
+const MaxChoices = 100
 
 // MaxRingSize is the largest ring that proxies accept.
 const MaxRingSize = 8 << 20

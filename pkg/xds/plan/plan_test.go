@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/xds/index"
 	"github.com/meridian-mesh/meridian/pkg/xds/index/indextest"
+	meshv1 "github.com/meridian-mesh/meridian/proto/meridian/mesh/v1"
 )
 
 func TestBuildErrors(t *testing.T) {
@@ -79,6 +81,36 @@ func TestDuration(t *testing.T) {
 	for name, tt := range tests {
 		if got := duration(tt.in); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+// However many choices a route asks for, a proxy must not draw endpoints all day.
+func TestChoicesAreBounded(t *testing.T) {
+	for asked, want := range map[uint32]uint32{2: 2, 5: 5, MaxChoices: MaxChoices, math.MaxUint32: MaxChoices} {
+		log := indextest.New()
+		err := log.PutYAML(fmt.Sprintf(`type: TrafficRoute
+mesh: default
+name: all
+sources: [{match: {kuma.io/service: "*"}}]
+destinations: [{match: {kuma.io/service: "*"}}]
+conf:
+  split: [{weight: 1, destination: {kuma.io/service: "*"}}]
+  loadBalancer: {leastRequest: {choiceCount: %d}}
+`, asked))
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.PutMessage(resource.Key{Kind: resource.KindMesh, Name: "default"}, resource.Local, time.Time{}, &meshv1.Mesh{})
+		if err := log.PutYAML("type: Dataplane\nmesh: default\nname: a\nnetworking:\n  address: 10.0.0.1\n  gateway: {tags: {kuma.io/service: a}}\n  outbound: [{port: 80, tags: {kuma.io/service: b}}]\n"); err != nil {
+			t.Fatal(err)
+		}
+		p, err := Build(index.New("zone-1", log.View()), resource.Key{Kind: resource.KindDataplane, Scope: "default", Name: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Clusters) != 1 || p.Clusters[0].LoadBalancer != (LoadBalancer{Balance: LeastRequest, Choices: want}) {
+			t.Errorf("%d: %+v", asked, p.Clusters)
 		}
 	}
 }
