@@ -292,8 +292,14 @@ func kindsOf(changes []store.Change) []resource.Kind {
 func (p *publisher) sendScan(ctx context.Context, v store.View, r store.Range, from resource.Revision) error {
 	var kinds []resource.Kind
 	for _, d := range p.s.table.All() {
-		if logID(d.Log) == p.id && v.Count(store.OfKind(d.Kind)) > 0 && r.Contains(resource.Key{Kind: d.Kind}) {
-			kinds = append(kinds, d.Kind)
+		if logID(d.Log) != p.id || !r.Contains(resource.Key{Kind: d.Kind}) {
+			continue
+		}
+		for o := range v.Scan(store.OfKind(d.Kind)) {
+			if p.s.sends(o.Key, o.Origin) {
+				kinds = append(kinds, d.Kind)
+				break
+			}
 		}
 	}
 	g := &kdsv1.Group{

@@ -16,8 +16,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	kdsv1 "github.com/meridian-mesh/meridian/proto/meridian/kds/v1"
+	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
@@ -340,8 +342,13 @@ func (s *Server) join(ctx context.Context, zone string) (bool, error) {
 	if _, ok := s.opts.Store.Config().View().Get(key); ok {
 		return false, nil
 	}
-	_, err := s.opts.Store.Config().Apply(ctx, store.Batch{
-		Puts:   []store.Put{{Key: key, Origin: resource.Local}},
+	// Said, not left to the default, as the published system says it.
+	spec, err := resource.Encode(&systemv1.Zone{Enabled: wrapperspb.Bool(true)})
+	if err != nil {
+		return false, err
+	}
+	_, err = s.opts.Store.Config().Apply(ctx, store.Batch{
+		Puts:   []store.Put{{Key: key, Origin: resource.Local, Spec: spec}},
 		Guards: []store.Guard{store.AtRevision(key, 0)},
 		Author: store.Author{Who: "kds " + zone},
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	"github.com/meridian-mesh/meridian/pkg/store/memory"
+	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
 )
 
 func TestDown(t *testing.T) {
@@ -23,8 +24,10 @@ func TestDown(t *testing.T) {
 		synctest.Wait()
 		want := map[string]string{"Mesh m": "global:1", "Timeout m/a": "global:1"}
 		wantDump(t, "zone", z.store.Config(), want)
-		if _, ok := z.store.Config().View().Get(key(resource.KindZone, "", "zone-1")); !ok {
+		if o, ok := z.store.Config().View().Get(key(resource.KindZone, "", "zone-1")); !ok {
 			t.Error("the zone does not know itself")
+		} else if self := must[*systemv1.Zone](t)(resource.Decode[systemv1.Zone](o)); !self.GetEnabled().GetValue() {
+			t.Errorf("the zone made at the first join is %v, not enabled by name", self)
 		}
 
 		time.Sleep(time.Hour)
@@ -45,6 +48,13 @@ func TestDown(t *testing.T) {
 		}
 		if c, _ := z.store.Config().View().Cursor("global"); c.Revision != r || c.Store != g.store.ID() {
 			t.Errorf("the zone's cursor is %v, want %s", c, r)
+		}
+		// Counters are written after ten seconds; they name no kind of which nothing was sent.
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		stat := insightOf(t, g.store, "zone-1").GetSubscriptions()[0].GetStatus().GetStat()
+		if stat["Timeout"].GetResponsesSent() == 0 || stat["GlobalSecret"] != nil || stat["Secret"] != nil {
+			t.Errorf("counted by kind: %v", stat)
 		}
 
 		commit(t, g.store.Config(), store.Batch{Deletes: []resource.Key{timeout("m", "a")}})
