@@ -38,6 +38,8 @@ type Input struct {
 	HasType, HasMesh, HasName bool
 	// Spec is a message of the descriptor's kind.
 	Spec proto.Message
+	// Warnings say what was given in the shape of an older era, and as what it was read.
+	Warnings []string
 }
 
 // DecodeJSON reads the public JSON form of a kind: metadata and spec side by side. It returns a *SyntaxError
@@ -86,7 +88,11 @@ func decodeInput(d *Descriptor, v value) (Input, error) {
 		seen[i] = true
 		dec.meta(&in, i, m.value)
 	}
+	for _, convert := range converters(d.Kind) {
+		spec = convert(&conversion{decoder: &dec, name: in.Name}, spec)
+	}
 	dec.message("", in.Spec.ProtoReflect(), spec)
+	in.Warnings = dec.warnings
 	checkConfs(&dec.violations, in.Spec)
 	if err := dec.violations.Err(); err != nil {
 		return Input{}, err
@@ -119,6 +125,7 @@ func metaIndex(name string) int {
 
 type decoder struct {
 	violations Violations
+	warnings   []string
 }
 
 func (d *decoder) meta(in *Input, i int, v value) {
@@ -255,9 +262,12 @@ func (d *decoder) mapField(path string, m protoreflect.Map, fd protoreflect.Fiel
 		key := x.name
 		if tags {
 			key = wellKnownTag(key)
-			if key != x.name && given[key] {
-				d.violations.Add(keyPath(path, x.name), fmt.Sprintf("is read as %q, which is given too", key))
-				continue
+			if key != x.name {
+				if given[key] {
+					d.violations.Add(keyPath(path, x.name), fmt.Sprintf("is read as %q, which is given too", key))
+					continue
+				}
+				d.warn(fmt.Sprintf("the tag %q is read as %q", x.name, key))
 			}
 		}
 		at := keyPath(path, key)

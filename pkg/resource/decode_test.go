@@ -60,6 +60,11 @@ func TestDecodeReadsTheEnvelope(t *testing.T) {
 		Spec: &meshv1.TrafficPermission{Sources: []*meshv1.Selector{{Match: map[string]string{
 			TagService: "web", TagProtocol: "http", TagZone: "z", "region": "eu",
 		}}}},
+		Warnings: []string{
+			`the tag "service" is read as "kuma.io/service"`,
+			`the tag "protocol" is read as "kuma.io/protocol"`,
+			`the tag "zone" is read as "kuma.io/zone"`,
+		},
 	}
 	if diff := cmp.Diff(want, in, protocmp.Transform()); diff != "" {
 		t.Error(diff)
@@ -105,7 +110,7 @@ func TestDecodeNamesEveryFault(t *testing.T) {
 	}{
 		{
 			KindMesh, `{"foo":1,"mtls":{"enabled":true,"backends":[{"nam":"a"},{"bar":{}}]},"routing":{"x y":1}}`,
-			[]string{"foo", "mtls.enabled", "mtls.backends[0].nam", "mtls.backends[1].bar", `routing["x y"]`},
+			[]string{"mtls.enabled", "foo", "mtls.backends[0].nam", "mtls.backends[1].bar", `routing["x y"]`},
 		},
 		{
 			KindMesh, `{"type":1,"mesh":{},"name":[],"creationTime":"yesterday","modificationTime":true}`,

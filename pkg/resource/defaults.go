@@ -74,8 +74,9 @@ func MeshDefaults(mesh string) []MeshDefault {
 	}
 }
 
-// defaultMesh completes the metrics backends; the published release writes no other default into a mesh.
-func defaultMesh(_ Key, m proto.Message) {
+// defaultMesh completes the metrics backends, and the names of a provided CA's secrets that an older shape
+// leaves to the mesh's name; the published release writes no other default into a mesh.
+func defaultMesh(k Key, m proto.Message) {
 	mesh, ok := m.(*meshv1.Mesh)
 	if !ok {
 		return
@@ -83,6 +84,14 @@ func defaultMesh(_ Key, m proto.Message) {
 	for _, b := range mesh.GetMetrics().GetBackends() {
 		if b.GetType() == backendPrometheus {
 			defaultPrometheus(b)
+		}
+	}
+	for _, b := range mesh.GetMtls().GetBackends() {
+		for field, suffix := range map[string]string{"cert": legacyCACert, "key": legacyCAKey} {
+			secret := b.GetConf().GetFields()[field].GetStructValue().GetFields()
+			if b.GetType() == backendProvided && secret["secret"].GetStringValue() == suffix {
+				secret["secret"] = structpb.NewStringValue(k.Name + suffix)
+			}
 		}
 	}
 }
