@@ -446,7 +446,7 @@ func TestRejections(t *testing.T) {
 		var names []string
 		for i := range 12 {
 			n := fmt.Sprintf("p%02d", i)
-			refuse(3, n, strings.Repeat("é\xff", 4000))
+			refuse(3, n, "\n"+strings.Repeat("é\xff", 4000))
 			if i < 10 {
 				names = append(names, "default."+n)
 			}

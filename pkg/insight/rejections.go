@@ -61,7 +61,7 @@ func (r *Recorder) Refused(f Refusal) {
 		if name := f.Proxy.Scope + "." + f.Proxy.Name; len(j.proxies) < maxProxies && !slices.Contains(j.proxies, name) {
 			j.proxies = append(j.proxies, name)
 		}
-		j.text, j.typeURL, j.name, j.last = cut(f.Text, maxText), cut(f.TypeURL, maxText), cut(f.Name, maxText), f.At
+		j.text, j.typeURL, j.name, j.last = cut(strings.TrimSpace(f.Text), maxText), cut(f.TypeURL, maxText), cut(f.Name, maxText), f.At
 		r.dirty.rejections[src.Key] = struct{}{}
 	}
 	if old := r.refusals[id]; old != nil {
