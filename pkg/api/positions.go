@@ -314,10 +314,13 @@ func (x *observations) refused(zones map[resource.Origin]*standing, r resource.R
 			if err != nil {
 				return nil, err
 			}
-			if part.kind == resource.KindProxyRejection {
-				m.Revision = x.refusedAt(z, m)
+			counts := m.GetRevision() <= uint64(r)
+			if part.kind == resource.KindSyncRejection {
+				counts = counts && !x.overtaken(z, m)
+			} else {
+				counts = counts || x.older(z, m, r)
 			}
-			if m.GetRevision() > uint64(r) || part.kind == resource.KindSyncRejection && x.overtaken(z, m) {
+			if !counts {
 				continue
 			}
 			out = append(out, &apiv1.PositionRejection{
@@ -331,19 +334,24 @@ func (x *observations) refused(zones map[resource.Origin]*standing, r resource.R
 	return out, nil
 }
 
-// refusedAt is the revision of an object that proxies refuse: a zone knows only by which revision it had the object,
-// which is later where it took several together. A form older than the present one is taken for that one's age.
-func (x *observations) refusedAt(z *standing, m *apiv1.Rejection) uint64 {
-	if x.service.Mode == Zone { // its own log has another numbering
-		return m.GetRevision()
+// older says whether an object that proxies refuse may be of a revision or older, though its zone names a later one.
+// A zone knows only with which revision it had an object, which is later where it took several together. What is here
+// of the object tells exactly, unless that is another form by now: then it counts, as nothing refused may be missed.
+func (x *observations) older(z *standing, m *apiv1.Rejection, r resource.Revision) bool {
+	if x.service.Mode != Global { // standalone, it is exact; a joined zone knows no better
+		return false
 	}
-	at := m.GetRevision()
 	for _, name := range []string{m.GetName(), z.zone + "." + m.GetName()} {
-		if o, ok := x.config.Get(resource.Key{Kind: resource.Kind(m.GetKind()), Scope: m.GetMesh(), Name: name}); ok {
-			at = min(at, uint64(o.SpecRevision))
+		o, ok := x.config.Get(resource.Key{Kind: resource.Kind(m.GetKind()), Scope: m.GetMesh(), Name: name})
+		if ok && uint64(o.SpecRevision) <= m.GetRevision() {
+			if o.SpecRevision > r {
+				return false
+			}
+			m.Revision = uint64(o.SpecRevision)
+			break
 		}
 	}
-	return at
+	return true
 }
 
 // overtaken says whether a zone has meanwhile decided on a newer form of an object that it had refused, or on its

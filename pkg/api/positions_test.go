@@ -81,8 +81,8 @@ func (w *world) zone(name string, enabled bool) {
 	w.config(w.put(resource.Key{Kind: resource.KindZone, Name: name}, resource.Local, &systemv1.Zone{Enabled: wrapperspb.Bool(enabled)}))
 }
 
-// session opens the session with that id; "" ends all.
-func (w *world) session(zone, id string) {
+// online opens the session with that id; "" ends all.
+func (w *world) online(zone, id string) {
 	in := &systemv1.ZoneInsight{Subscriptions: []*systemv1.KDSSubscription{{Id: "before", ConnectTime: timestamppb.New(time.Unix(1, 0)), DisconnectTime: timestamppb.New(time.Unix(2, 0))}}}
 	if id != "" {
 		in.Subscriptions = append(in.Subscriptions, &systemv1.KDSSubscription{Id: id, ConnectTime: timestamppb.New(time.Unix(3, 0))})
@@ -170,10 +170,13 @@ func TestPositionStates(t *testing.T) {
 		"of another zone": {write: func(w *world) {
 			w.status(w.row("a", at(5, 5, 5, "now")), w.proxy("b", "b.x", &systemv1.ProxyPosition{}))
 		}, want: "live, a:live(0)"},
-		"another history":   {write: func(w *world) { p := at(5, 5, 5, "now"); p.Epoch = "lost"; w.status(w.row("a", p)) }, want: "pending, a:joining(0)"},
-		"refused by proxy":  {write: func(w *world) { w.status(w.row("a", at(5, 5, 5, "now")), refused(w, 4, "gone")) }, want: "rejected, a:live(0), a refuses Timeout/gone@4"},
-		"refused later":     {write: func(w *world) { w.status(w.row("a", at(5, 5, 5, "now")), refused(w, 6, "gone")) }, want: "live, a:live(0)"},
-		"refused in a heap": {write: func(w *world) { w.status(w.row("a", at(5, 5, 5, "now")), refused(w, 6, "p")) }, want: "rejected, a:live(0), a refuses Timeout/p@5"},
+		"another history":  {write: func(w *world) { p := at(5, 5, 5, "now"); p.Epoch = "lost"; w.status(w.row("a", p)) }, want: "pending, a:joining(0)"},
+		"refused by proxy": {write: func(w *world) { w.status(w.row("a", at(5, 5, 5, "now")), refused(w, 4, "gone")) }, want: "rejected, a:live(0), a refuses Timeout/gone@4"},
+		"refused later": {write: func(w *world) {
+			w.status(w.row("a", at(6, 6, 6, "now")), refused(w, uint64(w.policy("later")), "later"))
+		}, want: "live, a:live(0)"},
+		"refused in a form that is no more": {write: func(w *world) { w.status(w.row("a", at(5, 5, 5, "now")), refused(w, 6, "gone")) }, want: "rejected, a:live(0), a refuses Timeout/gone@6"},
+		"refused in a heap":                 {write: func(w *world) { w.status(w.row("a", at(5, 5, 5, "now")), refused(w, 6, "p")) }, want: "rejected, a:live(0), a refuses Timeout/p@5"},
 		"proxies": {write: func(w *world) {
 			p := at(5, 5, 3, "now")
 			p.Lagging = 3
@@ -209,7 +212,7 @@ func TestPositionStates(t *testing.T) {
 			}
 			w.policy("p") // 5
 			if !tt.offline {
-				w.session("a", "now")
+				w.online("a", "now")
 			}
 			tt.write(w)
 			if diff := cmp.Diff(tt.want, w.ask(5)); diff != "" {
@@ -291,8 +294,8 @@ func TestWaiting(t *testing.T) {
 		w := newWorld(t, Global)
 		w.zone("a", true)
 		w.zone("b", true)
-		w.session("a", "1")
-		w.session("b", "1")
+		w.online("a", "1")
+		w.online("b", "1")
 		r := w.policy("p")
 		answer := func(wait string) func() string {
 			got := make(chan string, 1)
@@ -342,11 +345,11 @@ func TestWaiting(t *testing.T) {
 		r = w.policy("p")
 		w.status(w.row("a", all(r)))
 		offline := answer("1m")
-		w.session("b", "")
+		w.online("b", "")
 		if s := offline(); s != "live, a:live(0), b:offline(0)" {
 			t.Error(s)
 		}
-		w.session("b", "2")
+		w.online("b", "2")
 		gone := answer("1m")
 		w.apply(w.s.Store.Config(), store.Batch{Deletes: []resource.Key{{Kind: resource.KindZone, Name: "b"}}})
 		if s := gone(); s != "live, a:live(0)" {
