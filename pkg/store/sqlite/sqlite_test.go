@@ -56,12 +56,19 @@ func backend() storetest.Backend {
 	}}
 }
 
-func TestConformance(t *testing.T) { storetest.Run(t, backend()) }
+func TestConformance(t *testing.T) {
+	t.Parallel() // like the next two, it waits for the disk most of the time
+	storetest.Run(t, backend())
+}
 
-func TestProperty(t *testing.T) { storetest.Property(t, backend()) }
+func TestProperty(t *testing.T) {
+	t.Parallel()
+	storetest.Property(t, backend())
+}
 
 // TestConformanceSealed runs the suite with every spec encrypted.
 func TestConformanceSealed(t *testing.T) {
+	t.Parallel()
 	sealer := newSealer(t, 1)
 	storetest.Run(t, storetest.Backend{Durable: true, Rounds: 50, Open: func(t testing.TB, dir string, o storetest.Options) store.Store {
 		return open(t, sqlite.Options{
