@@ -146,6 +146,8 @@ func TestDelayAndThrottle(t *testing.T) {
 
 func TestRefuse(t *testing.T) {
 	r, c := start(t)
+	say(t, c, "here") // dialled is not yet accepted
+	hear(t, c, "here")
 	r.Refuse(true)
 	d, err := net.Dial("tcp", r.Addr())
 	if err == nil {
