@@ -160,7 +160,7 @@ func (b *bench) zoneStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var answered, stored series
+	var woken, answered, stored series
 	for range b.rounds {
 		rev++
 		there := make(chan error, 1)
@@ -183,6 +183,17 @@ func (b *bench) zoneStore(ctx context.Context) error {
 		}
 		stored = append(stored, at.Sub(begun))
 	}
+	for range b.rounds {
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+		begun := time.Now()
+		if _, _, err := b.global.Client().Do(ctx, "GET", "/", nil); err != nil {
+			return err
+		}
+		woken = append(woken, time.Since(begun))
+	}
+	b.report.durations("GET / → answer, as idle before", woken, 0)
 	b.report.durations("PUT → answer", answered, 0)
 	b.report.durations("PUT → zone's store", stored, 3*time.Millisecond)
 	return nil
