@@ -121,8 +121,8 @@ func (s *Set) Task(name string, run func(context.Context) error) {
 	})
 }
 
-// Serve runs everything until ctx ends or one of them fails, then stops all, in the order in which they were
-// added, within grace, and waits for them. It returns the first failure.
+// Serve runs everything until ctx ends or one of them fails, then stops all at once, within grace, and
+// waits for them. It returns the first failure.
 func (s *Set) Serve(ctx context.Context, grace time.Duration) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, srv := range s.servers {

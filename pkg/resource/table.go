@@ -141,7 +141,7 @@ type Table struct {
 
 func flow(f Flow) func(Key) Flow { return func(Key) Flow { return f } }
 
-// SigningKeyPrefixes are the names of secrets that never leave the store in which they were made.
+// isSigningKey knows the secrets that never leave the store in which they were made by their names.
 func isSigningKey(name string) bool {
 	return strings.HasPrefix(name, "dataplane-token-signing-key") || strings.HasPrefix(name, "envoy-admin-client-token-signing-key")
 }
