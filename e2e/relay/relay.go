@@ -1,5 +1,5 @@
-// Package relay is a TCP relay that misbehaves on demand: it cuts, half-closes, stalls, throttles and delays
-// the connections that go through it.
+// Package relay passes connections on and misbehaves on demand: it cuts, half-closes, stalls, throttles and delays
+// what goes through it. It works over TCP, and in memory inside a testing/synctest bubble.
 package relay
 
 import (
@@ -22,12 +22,20 @@ const (
 	Down
 )
 
-// chunk is the most that is passed on at once, so that a throttled stream flows evenly.
-const chunk = 4 << 10
+const (
+	// chunk is the most that is passed on at once, so that a throttled stream flows evenly.
+	chunk = 4 << 10
+	// underWay is how many chunks of one direction may be on their way, so that a delay is no throttle.
+	underWay = 64
+)
 
-// Relay passes TCP connections on to one target. All methods are safe for concurrent use.
+// Dialer opens a connection to a target.
+type Dialer func(ctx context.Context, target string) (net.Conn, error)
+
+// Relay passes connections on to one target. All methods are safe for concurrent use.
 type Relay struct {
 	listener net.Listener
+	dial     Dialer
 	target   string
 	cancel   context.CancelFunc
 	ctx      context.Context
@@ -51,7 +59,7 @@ type way struct {
 }
 
 // link is one connection through the relay.
-type link struct{ client, target *net.TCPConn }
+type link struct{ client, target net.Conn }
 
 // Start listens on a free loopback port and passes what comes on to target, until Close.
 func Start(target string) (*Relay, error) {
@@ -59,10 +67,41 @@ func Start(target string) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
+	var dialer net.Dialer
+	return New(l, func(ctx context.Context, target string) (net.Conn, error) {
+		return dialer.DialContext(ctx, "tcp", target)
+	}, target), nil
+}
+
+// New passes what comes to a listener on to target, until Close, which closes the listener too.
+func New(l net.Listener, dial Dialer, target string) *Relay {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Relay{listener: l, target: target, ctx: ctx, cancel: cancel, links: map[*link]struct{}{}, changed: make(chan struct{})}
+	r := &Relay{
+		listener: l, dial: dial, target: target, ctx: ctx, cancel: cancel,
+		links: map[*link]struct{}{}, changed: make(chan struct{}),
+	}
 	r.tasks.Go(r.accept)
-	return r, nil
+	return r
+}
+
+// reset closes a connection as one that broke, with RST in place of FIN.
+func reset(c net.Conn) {
+	switch c := c.(type) {
+	case *net.TCPConn:
+		_ = c.SetLinger(0)
+		_ = c.Close()
+	case *memoryConn:
+		c.reset()
+	default:
+		_ = c.Close()
+	}
+}
+
+// closeWrite ends one direction.
+func closeWrite(c net.Conn) {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = h.CloseWrite()
+	}
 }
 
 // Addr is where the relay listens, host:port.
@@ -88,10 +127,8 @@ func (r *Relay) Cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for l := range r.links {
-		for _, c := range []*net.TCPConn{l.client, l.target} {
-			_ = c.SetLinger(0) // RST in place of FIN
-			_ = c.Close()
-		}
+		reset(l.client)
+		reset(l.target)
 	}
 }
 
@@ -101,9 +138,9 @@ func (r *Relay) HalfClose(d Direction) {
 	defer r.mu.Unlock()
 	for l := range r.links {
 		if d == Up {
-			_ = l.target.CloseWrite()
+			closeWrite(l.target)
 		} else {
-			_ = l.client.CloseWrite()
+			closeWrite(l.client)
 		}
 	}
 }
@@ -121,7 +158,8 @@ func (r *Relay) Stall(d Direction, on bool) { r.set(func() { r.ways[d].stalled =
 // Throttle lets at most rate bytes a second through in one direction; 0 lets all through.
 func (r *Relay) Throttle(d Direction, rate int) { r.set(func() { r.ways[d].rate = rate }) }
 
-// Delay holds what goes in one direction for a while. It bounds the throughput to 4 KiB for each delay.
+// Delay holds what comes from now on in one direction for a while. It bounds the throughput to 256 KiB for each
+// delay.
 func (r *Relay) Delay(d Direction, by time.Duration) { r.set(func() { r.ways[d].delay = by }) }
 
 // Bytes is how much has gone through in one direction.
@@ -156,24 +194,22 @@ func (r *Relay) accept() {
 		refuses, target := r.refuses, r.target
 		r.mu.Unlock()
 		if refuses {
-			_ = c.(*net.TCPConn).SetLinger(0)
-			_ = c.Close()
+			reset(c)
 			continue
 		}
-		r.tasks.Go(func() { r.connect(c.(*net.TCPConn), target) })
+		r.tasks.Go(func() { r.connect(c, target) })
 	}
 }
 
-func (r *Relay) connect(client *net.TCPConn, target string) {
-	defer client.Close()
-	var dialer net.Dialer
-	c, err := dialer.DialContext(r.ctx, "tcp", target)
+func (r *Relay) connect(client net.Conn, target string) {
+	c, err := r.dial(r.ctx, target)
 	if err != nil {
-		_ = client.SetLinger(0)
+		reset(client)
 		return
 	}
-	l := &link{client: client, target: c.(*net.TCPConn)}
-	defer l.target.Close()
+	defer client.Close()
+	defer c.Close()
+	l := &link{client: client, target: c}
 
 	r.mu.Lock()
 	if r.ctx.Err() != nil {
@@ -193,49 +229,85 @@ func (r *Relay) connect(client *net.TCPConn, target string) {
 	r.mu.Unlock()
 }
 
+// piece is what was read at once, and when; err is what ended the reading.
+type piece struct {
+	data []byte
+	at   time.Time
+	err  error
+}
+
 // pass copies one direction. An end of input is passed on as one; an error ends the link.
-func (r *Relay) pass(d Direction, to, from *net.TCPConn) {
-	buf := make([]byte, chunk)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 {
-			if !r.admit(d, n) {
+func (r *Relay) pass(d Direction, to, from net.Conn) {
+	pieces := make(chan piece, underWay)
+	quit := make(chan struct{})
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for {
+			buf := make([]byte, chunk)
+			n, err := from.Read(buf)
+			select {
+			case pieces <- piece{buf[:n], time.Now(), err}:
+			case <-quit:
 				return
 			}
-			if _, werr := to.Write(buf[:n]); werr != nil {
-				_ = from.Close()
+			if err != nil {
 				return
 			}
 		}
-		switch {
-		case errors.Is(err, io.EOF):
-			if r.admit(d, 0) { // a stalled way holds the FIN too
-				_ = to.CloseWrite()
+	})
+	if err := r.forward(d, to, pieces); err != nil {
+		reset(to)
+		reset(from)
+	}
+	close(quit)
+	reading.Wait()
+}
+
+// forward writes piece after piece. Nil: all was written, up to the end of input.
+func (r *Relay) forward(d Direction, to net.Conn, pieces <-chan piece) error {
+	for {
+		select {
+		case p := <-pieces:
+			if !r.admit(d, len(p.data), p.at) { // a stalled way holds the FIN and the RST too
+				return net.ErrClosed
 			}
-			return
-		case err != nil:
-			_ = to.SetLinger(0)
-			_ = to.Close()
-			return
+			if _, err := to.Write(p.data); err != nil {
+				return err
+			}
+			switch {
+			case errors.Is(p.err, io.EOF):
+				closeWrite(to)
+				return nil
+			case p.err != nil:
+				return p.err
+			}
+		case <-r.ctx.Done():
+			return net.ErrClosed
 		}
 	}
 }
 
-// admit waits until n bytes may go on in a direction, and says whether the relay still runs.
-func (r *Relay) admit(d Direction, n int) bool {
+// admit waits until n bytes that came at a time may go on in a direction, and says whether the relay still runs.
+func (r *Relay) admit(d Direction, n int, at time.Time) bool {
 	for {
 		r.mu.Lock()
 		w, changed := r.ways[d], r.changed
-		if !w.stalled {
-			r.ways[d].bytes += int64(n)
-		}
 		r.mu.Unlock()
 		if !w.stalled {
-			wait := w.delay
-			if w.rate > 0 {
-				wait += time.Duration(n) * time.Second / time.Duration(w.rate)
+			// A heal ends a delay, not what a throttle has already taken on.
+			if wait := time.Until(at.Add(w.delay)); w.delay > 0 && wait > 0 {
+				if !r.pause(wait, changed) {
+					return false
+				}
+				continue
 			}
-			return r.pause(wait)
+			r.mu.Lock()
+			r.ways[d].bytes += int64(n)
+			r.mu.Unlock()
+			if w.rate > 0 && n > 0 {
+				return r.pause(time.Duration(n)*time.Second/time.Duration(w.rate), nil)
+			}
+			return r.ctx.Err() == nil
 		}
 		select {
 		case <-changed:
@@ -245,14 +317,14 @@ func (r *Relay) admit(d Direction, n int) bool {
 	}
 }
 
-func (r *Relay) pause(d time.Duration) bool {
-	if d <= 0 {
-		return r.ctx.Err() == nil
-	}
+// pause waits for a time, or until changed is closed, and says whether the relay still runs.
+func (r *Relay) pause(d time.Duration, changed <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-changed:
 		return true
 	case <-r.ctx.Done():
 		return false
