@@ -1,5 +1,5 @@
 // Command bench measures a global control plane, a zone control plane and simulated proxies on this machine,
-// over loopback: how long a write takes to get to the proxies, and what a proxy costs.
+// over loopback: how long a write takes to get to the proxies, what a proxy costs, and the same for many zones.
 package main
 
 import (
@@ -15,23 +15,35 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/meridian-mesh/meridian/e2e/harness"
 )
 
 func main() {
 	bin := flag.String("bin", "bin", "directory of global-cp and zone-cp")
-	sizes := flag.String("n", "1,100,500,1000", "numbers of proxies")
+	sizes := flag.String("n", "1,100,500,1000", "numbers of proxies in one zone; 0 leaves one zone out")
 	rounds := flag.Int("rounds", 30, "writes that a median is taken of")
+	objects := flag.Int("objects", 100_000, "objects on the global control plane that serves many zones")
+	zones := flag.Int("zones", 100, "scripted zones; 0 leaves many zones out")
+	realZones := flag.Int("real", 10, "real zones beside the scripted ones")
 	profiles := flag.String("profiles", "", "directory for CPU profiles, taken while writes go out to the most proxies")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *bin, *sizes, *rounds, *profiles, os.Stdout); err != nil {
+	var err error
+	if flag.Arg(0) == scriptedArg {
+		err = runScripted(ctx, os.Stdin, os.Stdout)
+	} else {
+		many := scale{objects: *objects, scripted: *zones, real: *realZones, rounds: *rounds}
+		err = run(ctx, *bin, *sizes, *rounds, *profiles, many, os.Stdout)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, bin, sizes string, rounds int, profiles string, out io.Writer) error {
+func run(ctx context.Context, bin, sizes string, rounds int, profiles string, many scale, out io.Writer) error {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return err
@@ -39,10 +51,12 @@ func run(ctx context.Context, bin, sizes string, rounds int, profiles string, ou
 	var counts []int
 	for s := range strings.SplitSeq(sizes, ",") {
 		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 {
+		if err != nil || n < 0 {
 			return fmt.Errorf("-n: %q is no number of proxies", s)
 		}
-		counts = append(counts, n)
+		if n > 0 {
+			counts = append(counts, n)
+		}
 	}
 	dir, err := os.MkdirTemp("", "meridian-bench-")
 	if err != nil {
@@ -53,6 +67,23 @@ func run(ctx context.Context, bin, sizes string, rounds int, profiles string, ou
 		runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
 
 	r := &report{}
+	if len(counts) > 0 {
+		if err := oneZone(ctx, bin, dir, counts, rounds, profiles, r); err != nil {
+			return err
+		}
+	}
+	if many.scripted > 0 {
+		many.programs, many.dir, many.report = harness.Programs{Dir: bin}, dir, r
+		if err := many.run(ctx); err != nil {
+			return fmt.Errorf("many zones: %w", err)
+		}
+	}
+	r.print(out)
+	return nil
+}
+
+// oneZone measures a zone with numbers of proxies.
+func oneZone(ctx context.Context, bin, dir string, counts []int, rounds int, profiles string, r *report) error {
 	b, err := start(ctx, bin, dir, rounds, r)
 	if err != nil {
 		return err
@@ -69,11 +100,7 @@ func run(ctx context.Context, bin, sizes string, rounds int, profiles string, ou
 			return fmt.Errorf("%d proxies: %w", n, err)
 		}
 	}
-	if err := b.reconnect(ctx); err != nil {
-		return err
-	}
-	r.print(out)
-	return nil
+	return b.reconnect(ctx)
 }
 
 // report collects what was measured.
