@@ -298,8 +298,8 @@ func redirectPortToTwo(c *conversion, spec value) value {
 
 // Secrets of the provided CA of 0.3 and 0.4 are named after their mesh and its only backend.
 const (
-	legacyCACert = ".ca-provided-cert-provided"
-	legacyCAKey  = ".ca-provided-key-provided"
+	legacyCACert = providedCert + backendProvided
+	legacyCAKey  = providedKey + backendProvided
 )
 
 // caToBackend reads the one CA that a mesh had in 0.3 and 0.4. Where it was off and not chosen, nothing stays.

@@ -30,6 +30,8 @@ const (
 const (
 	minRSABits = 2048
 	maxRSABits = 8192
+	// minDPCert keeps proxies from doing nothing but taking new certificates.
+	minDPCert = time.Second
 )
 
 // ValidateMeshChange says what is wrong with replacing one mesh by another, each valid in itself: a change
@@ -96,8 +98,12 @@ func checkMtls(v *Violations, m *meshv1.Mesh_Mtls) {
 			v.Add(path+".type", "has to be one of builtin, provided")
 		}
 		if b.GetDpCert() != nil {
-			if _, err := ParseExpiration(b.GetDpCert().GetRotation().GetExpiration()); err != nil {
+			d, err := ParseExpiration(b.GetDpCert().GetRotation().GetExpiration())
+			switch {
+			case err != nil:
 				v.Add("mtls.dpcert.rotation.expiration", err.Error())
+			case d != 0 && d < minDPCert:
+				v.Add("mtls.dpcert.rotation.expiration", "has to be at least "+minDPCert.String())
 			}
 		}
 	}
