@@ -231,22 +231,15 @@ func (p simulatedProxy) versions(s *routev3.WeightedCluster_ClusterWeight) ([]st
 	if !ok {
 		return nil, fmt.Errorf("no endpoints of %s", s.GetName())
 	}
-	want := s.GetMetadataMatch().GetFilterMetadata()["envoy.lb"].GetFields()
 	var versions []string
 	for _, group := range e.GetEndpoints() {
 		for _, lb := range group.GetLbEndpoints() {
 			tags := lb.GetMetadata().GetFilterMetadata()["envoy.lb"].GetFields()
-			fits := true
-			for k, v := range want {
-				fits = fits && tags[k].GetStringValue() == v.GetStringValue()
-			}
-			if fits {
-				versions = append(versions, tags["version"].GetStringValue())
-			}
+			versions = append(versions, tags["version"].GetStringValue())
 		}
 	}
 	if len(versions) == 0 {
-		return nil, fmt.Errorf("no endpoint of %s fits %v", s.GetName(), want)
+		return nil, fmt.Errorf("no endpoint of %s", s.GetName())
 	}
 	return versions, nil
 }

@@ -22,7 +22,7 @@ import (
 // Names under which Envoy looks for settings.
 const (
 	httpOptions    = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-	subsetMetadata = "envoy.lb"
+	tagsMetadata   = "envoy.lb"
 	socketMetadata = "envoy.transport_socket_match"
 	tlsSocket      = "envoy.transport_sockets.tls"
 )
@@ -60,7 +60,6 @@ func cluster(c *plan.Cluster) (message, []Ref, error) {
 	}
 	if c.Discovery == plan.DiscoverMesh || c.Discovery == plan.DiscoverDNS {
 		balance(m, c.LoadBalancer)
-		m.LbSubsetConfig = subsets(c.Subsets)
 	}
 	if c.Protocol.IsHTTP() {
 		options, err := pack(protocolOptions(c))
@@ -119,21 +118,6 @@ func balance(m *clusterv3.Cluster, lb plan.LoadBalancer) {
 	case plan.Maglev:
 		m.LbPolicy = clusterv3.Cluster_MAGLEV
 	}
-}
-
-// subsets lets routes select endpoints by tags: exactly those that have them, or, where a route names none,
-// any.
-func subsets(keys [][]string) *clusterv3.Cluster_LbSubsetConfig {
-	if len(keys) == 0 {
-		return nil
-	}
-	config := &clusterv3.Cluster_LbSubsetConfig{FallbackPolicy: clusterv3.Cluster_LbSubsetConfig_ANY_ENDPOINT}
-	for _, k := range keys {
-		config.SubsetSelectors = append(config.SubsetSelectors, &clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector{
-			Keys: k, FallbackPolicy: clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_NO_FALLBACK,
-		})
-	}
-	return config
 }
 
 // sockets are the ways to secure connections to external endpoints, found by the name of their object.
@@ -211,7 +195,8 @@ func lbEndpoint(h index.Endpoint) *endpointv3.LbEndpoint {
 		return m
 	}
 	m.LoadBalancingWeight = wrapperspb.UInt32(1)
-	m.Metadata = metadata(subsetMetadata, h.Tags)
+	// No route asks for them: they are for who reads the proxy's configuration.
+	m.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{tagsMetadata: object(h.Tags)}}
 	if name, external := h.Tags[index.TagExternal]; external {
 		e.Hostname = h.Host
 		if h.TLS != nil {
@@ -221,11 +206,7 @@ func lbEndpoint(h index.Endpoint) *endpointv3.LbEndpoint {
 	return m
 }
 
-// metadata holds tags without the service's, which is the cluster's.
-func metadata(name string, tags map[string]string) *corev3.Metadata {
-	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{name: object(tags)}}
-}
-
+// object holds tags without the service's, which is the cluster's.
 func object(tags map[string]string) *structpb.Struct {
 	fields := make(map[string]*structpb.Value, len(tags))
 	for k, v := range tags {

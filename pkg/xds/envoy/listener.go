@@ -62,12 +62,11 @@ func outbound(l *plan.Outbound) (message, []Ref, error) {
 		}
 		if targets := l.Route.Targets; len(targets) == 1 {
 			m.ClusterSpecifier = &tcpv3.TcpProxy_Cluster{Cluster: targets[0].Cluster}
-			m.MetadataMatch = subset(targets[0])
 		} else {
 			weighted := &tcpv3.TcpProxy_WeightedCluster{}
 			for _, t := range targets {
 				weighted.Clusters = append(weighted.Clusters, &tcpv3.TcpProxy_WeightedCluster_ClusterWeight{
-					Name: t.Cluster, Weight: t.Weight, MetadataMatch: subset(t),
+					Name: t.Cluster, Weight: t.Weight,
 				})
 			}
 			m.ClusterSpecifier = &tcpv3.TcpProxy_WeightedClusters{WeightedClusters: weighted}
@@ -95,12 +94,11 @@ func routeConfiguration(r *plan.Route) (message, []Ref, error) {
 	action := &routev3.RouteAction{Timeout: durationpb.New(r.Timeout)}
 	if len(r.Targets) == 1 {
 		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.Targets[0].Cluster}
-		action.MetadataMatch = subset(r.Targets[0])
 	} else {
 		weighted := &routev3.WeightedCluster{}
 		for _, t := range r.Targets {
 			weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{
-				Name: t.Cluster, Weight: wrapperspb.UInt32(t.Weight), MetadataMatch: subset(t),
+				Name: t.Cluster, Weight: wrapperspb.UInt32(t.Weight),
 			})
 		}
 		action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
@@ -140,14 +138,6 @@ func virtualHost(name string, action *routev3.RouteAction) *routev3.VirtualHost 
 			Action: &routev3.Route_Route{Route: action},
 		}},
 	}
-}
-
-// subset selects the endpoints with a target's tags; nil: all.
-func subset(t plan.Target) *corev3.Metadata {
-	if len(t.Tags) == 0 {
-		return nil
-	}
-	return metadata(subsetMetadata, t.Tags)
 }
 
 func clusterRefs(r *plan.Route) []Ref {

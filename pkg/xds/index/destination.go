@@ -27,6 +27,8 @@ type Target struct {
 	Service *Service
 	// Tags that its endpoints must have, without the service's; wildcards have been filled in or left out.
 	Tags map[string]string
+	// Group is the endpoints that have them.
+	Group *Group
 	// Weight relative to the sum of all, not 0.
 	Weight uint32
 }
@@ -49,8 +51,8 @@ type variant struct {
 	is      choice
 	service *service
 	current *Destination
-	// targets are the services to which the route leads, each once.
-	targets []*service
+	// targets are what the route leads to, each once.
+	targets []*Group
 	users   map[*destination]struct{}
 }
 
@@ -135,10 +137,11 @@ func (d *destination) variant(w *work, is choice) *variant {
 		}
 		delete(rest, TagService)
 		s := d.identity.mesh.service(w, name)
-		v.current.Targets = append(v.current.Targets, Target{Service: s.current, Tags: rest, Weight: split.GetWeight()})
-		if _, known := s.targetedBy[v]; !known {
-			s.targetedBy[v] = struct{}{}
-			v.targets = append(v.targets, s)
+		g := s.group(rest)
+		v.current.Targets = append(v.current.Targets, Target{Service: s.current, Tags: g.tags, Group: g, Weight: split.GetWeight()})
+		if _, known := g.users[v]; !known {
+			g.users[v] = struct{}{}
+			v.targets = append(v.targets, g)
 		}
 	}
 	d.service.variants[is] = v
@@ -161,9 +164,8 @@ func (v *variant) leave(w *work, d *destination) {
 	if v.service.variants[v.is] == v {
 		delete(v.service.variants, v.is)
 	}
-	for _, s := range v.targets {
-		delete(s.targetedBy, v)
-		w.services[s] = struct{}{}
+	for _, g := range v.targets {
+		g.leave(w, v)
 	}
 }
 

@@ -226,16 +226,21 @@ func (ix *Index) takeMesh(w *work, m *mesh, o *resource.Object) {
 // the choice of policies asks for their protocols; what a choice then adds are only services that nobody offers.
 func (ix *Index) settle(w *work) []resource.Key {
 	for s := range w.services {
-		if was := s.current; s.refresh() {
-			if s.current != was {
-				addAll(w.destinations, s.askedBy)
-			}
-			for v := range s.targetedBy {
+		was := s.current
+		s.refresh()
+		if s.current != was {
+			addAll(w.destinations, s.askedBy)
+		}
+		for _, g := range s.groups {
+			changed := g.refresh()
+			for v := range g.users {
 				for d := range v.users {
-					w.touch(d)
-				}
-				if s.current != was {
-					addAll(w.destinations, v.users)
+					if changed {
+						w.touch(d)
+					}
+					if s.current != was {
+						w.destinations[d] = struct{}{}
+					}
 				}
 			}
 		}

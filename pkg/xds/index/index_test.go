@@ -220,7 +220,7 @@ networking:
   outbound: [{port: 10001, tags: {kuma.io/service: api}}]
 `)
 	p, _ := ix.Proxy(dp("caller"))
-	endpoints := func() *Endpoints { return p.Destination(0).Targets[0].Service.Endpoints() }
+	endpoints := func() *Endpoints { return p.Destination(0).Targets[0].Group.Endpoints() }
 	if e := endpoints(); len(e.Items) != 0 || len(e.Problems) != 1 {
 		t.Fatalf("an endpoint without the certificate that it must have: %+v", e)
 	}
@@ -314,7 +314,7 @@ func TestHosts(t *testing.T) {
 	}
 	hosts := func() (out []string) {
 		p, _ := ix.Proxy(dp("web"))
-		for _, e := range p.Destination(0).Targets[0].Service.Endpoints().Items {
+		for _, e := range p.Destination(0).Targets[0].Group.Endpoints().Items {
 			out = append(out, e.Host)
 		}
 		return out

@@ -28,21 +28,15 @@ type Service struct {
 	External bool
 
 	entry *service
-	// fixed are the endpoints of an external service.
+	// fixed are all endpoints of an external service: they are part of it.
 	fixed *Endpoints
 }
 
-// Endpoints are where a service is to be found. They are read in the goroutine that keeps the index.
-func (s *Service) Endpoints() *Endpoints {
-	if s.fixed != nil {
-		return s.fixed
-	}
-	return s.entry.endpoints
-}
-
-// Endpoints are the healthy endpoints of a service. They are immutable.
+// Endpoints are the healthy endpoints of a service that bear some tags. They are immutable.
 type Endpoints struct {
 	Service string
+	// Tags that they were chosen by, without the service's.
+	Tags map[string]string
 	// Items are sorted by address and port; no two have the same.
 	Items []Endpoint
 	// Objects from which they were made, sorted by key.
@@ -88,21 +82,28 @@ type service struct {
 	offers    map[offerKey]*offer
 	externals map[string]*external
 	current   *Service
-	endpoints *Endpoints
+	// places are what the offers, or external services, amount to, in the order of their addresses.
+	places []*offer
 	// tags by which policies are chosen for it; those of the current version.
 	tags, tagsAndProtocol []map[string]string
 	// askedBy are the destinations that name the service, and variants the choices that were made for them.
 	askedBy  map[*destination]struct{}
 	variants map[choice]*variant
-	// targetedBy are the variants, of any service, whose route leads here.
-	targetedBy map[*variant]struct{}
+	// groups are the endpoints that routes, of any service, lead to, by their tags.
+	groups map[string]*Group
 }
 
-// offer is one inbound of a proxy. endpoint.Host is empty while it must not be called.
+// offer is one inbound of a proxy, or one external service.
 type offer struct {
-	object   *resource.Object
+	object *resource.Object
+	// used are the other objects that it was made from.
+	used     []*resource.Object
+	tags     map[string]string
 	protocol Protocol
+	// endpoint has no host while it must not be called.
 	endpoint Endpoint
+	// problem is why there is no endpoint.
+	problem string
 }
 
 type offerKey struct {
@@ -124,8 +125,8 @@ func (m *mesh) service(w *work, name string) *service {
 	if !ok {
 		s = &service{
 			mesh: m, name: name, offers: map[offerKey]*offer{}, externals: map[string]*external{},
-			askedBy: map[*destination]struct{}{}, variants: map[choice]*variant{}, targetedBy: map[*variant]struct{}{},
-			endpoints: &Endpoints{Service: name}, tags: []map[string]string{{TagService: name}},
+			askedBy: map[*destination]struct{}{}, variants: map[choice]*variant{}, groups: map[string]*Group{},
+			tags: []map[string]string{{TagService: name}},
 		}
 		s.become(&Service{Name: name, entry: s})
 		m.services[name] = s
@@ -145,7 +146,7 @@ func (s *service) become(next *Service) {
 
 // release forgets a service that nobody offers or asks for.
 func (s *service) release() {
-	if len(s.offers)+len(s.externals)+len(s.askedBy)+len(s.targetedBy) == 0 {
+	if len(s.offers)+len(s.externals)+len(s.askedBy)+len(s.groups) == 0 {
 		delete(s.mesh.services, s.name)
 	}
 }
@@ -162,7 +163,7 @@ func (p *proxy) offer(ix *Index, w *work) {
 		if !ok {
 			continue
 		}
-		o := &offer{object: p.current.Object, protocol: ParseProtocol(in.GetTags()[TagProtocol])}
+		o := &offer{object: p.current.Object, tags: in.GetTags(), protocol: ParseProtocol(in.GetTags()[TagProtocol])}
 		addr := p.current.Address
 		if in.GetAddress() != "" {
 			addr = ix.address(in.GetAddress())
@@ -196,72 +197,48 @@ func newEndpoint(host string, port uint32, tags map[string]string, zone string) 
 
 func validPort(p uint32) bool { return p >= 1 && p <= 65535 }
 
-// refresh puts the endpoints together again and says whether anything is different now.
-func (s *service) refresh() bool {
-	next := &Endpoints{Service: s.name}
+// refresh puts together again what there is; the groups still have to look at it.
+func (s *service) refresh() {
 	shape := Service{Name: s.name, entry: s}
-	if len(s.offers) > 0 {
-		shape.Protocol = s.fromOffers(next)
-	} else if len(s.externals) > 0 {
+	switch {
+	case len(s.offers) > 0:
+		s.places = slices.AppendSeq(s.places[:0], maps.Values(s.offers))
+	case len(s.externals) > 0:
 		shape.External = true
-		shape.Protocol = s.fromExternals(next)
+		s.places = s.places[:0]
+		for _, x := range s.externals {
+			s.places = append(s.places, x.offer(s.mesh))
+		}
+	default:
+		s.places = nil
 	}
-	if next.same(s.endpoints) {
-		next = s.endpoints
+	slices.SortFunc(s.places, func(a, b *offer) int {
+		return cmp.Or(a.endpoint.compare(b.endpoint), a.object.Key.Compare(b.object.Key))
+	})
+	for i, o := range s.places {
+		if i == 0 {
+			shape.Protocol = o.protocol
+		}
+		shape.Protocol = shape.Protocol.Common(o.protocol)
 	}
 	if shape.External {
-		shape.fixed = next
+		if shape.fixed = s.having(nil); s.current.fixed != nil && shape.fixed.same(s.current.fixed) {
+			shape.fixed = s.current.fixed
+		}
 	}
 	if shape != *s.current {
 		s.become(&shape)
-	} else if next == s.endpoints {
-		return false
 	}
-	s.endpoints = next
-	return true
 }
 
-func (s *service) fromOffers(to *Endpoints) Protocol {
-	all := slices.SortedFunc(maps.Values(s.offers), func(a, b *offer) int {
-		return cmp.Or(a.endpoint.compare(b.endpoint), a.object.Key.Compare(b.object.Key))
-	})
-	protocol := all[0].protocol
-	for _, o := range all {
-		protocol = protocol.Common(o.protocol)
-		if o.endpoint.Host == "" {
-			continue
-		}
-		// Two proxies that claim the same address: the first by name has it.
-		if n := len(to.Items); n == 0 || to.Items[n-1].compare(o.endpoint) != 0 {
-			to.Items = append(to.Items, o.endpoint)
-			to.Objects = append(to.Objects, o.object)
-		}
+// offer is what an external service amounts to.
+func (x *external) offer(m *mesh) *offer {
+	o := &offer{object: x.object, tags: x.spec.GetTags(), protocol: ParseProtocol(x.spec.GetTags()[TagProtocol])}
+	var err error
+	if o.endpoint, o.used, err = x.endpoint(m); err != nil {
+		o.problem = err.Error()
 	}
-	to.tidy()
-	return protocol
-}
-
-func (s *service) fromExternals(to *Endpoints) Protocol {
-	var protocol Protocol
-	for i, name := range slices.Sorted(maps.Keys(s.externals)) {
-		x := s.externals[name]
-		p := ParseProtocol(x.spec.GetTags()[TagProtocol])
-		if i == 0 {
-			protocol = p
-		}
-		protocol = protocol.Common(p)
-		e, used, err := x.endpoint(s.mesh)
-		to.Objects = append(append(to.Objects, x.object), used...)
-		if err != nil {
-			to.Problems = append(to.Problems, Problem{Object: x.object, Text: err.Error()})
-			continue
-		}
-		to.Items = append(to.Items, e)
-	}
-	slices.SortStableFunc(to.Items, Endpoint.compare)
-	to.Items = slices.CompactFunc(to.Items, func(a, b Endpoint) bool { return a.compare(b) == 0 })
-	to.tidy()
-	return protocol
+	return o
 }
 
 // compare orders by address and port.

@@ -11,15 +11,15 @@ import (
 // while the endpoints are too, so is the plan.
 type assembled struct {
 	destinations []*index.Destination
-	// services of the plan's Endpoints, in their order.
-	services []*index.Service
+	// groups of the plan's Endpoints, in their order.
+	groups []*index.Group
 	plan     *Proxy
 }
 
 // use is a cluster of the plan and the destination whose settings it has.
 type use struct {
 	cluster *Cluster
-	service *index.Service
+	group   *index.Group
 	by      *destination
 }
 
@@ -31,9 +31,9 @@ func build(p *index.Proxy, own *own) *Proxy {
 	}
 	own.last = last
 	if !last.current() {
-		endpoints := make([]*Endpoints, len(last.services))
-		for i, s := range last.services {
-			endpoints[i] = endpointParts(s.Endpoints())
+		endpoints := make([]*Endpoints, len(last.groups))
+		for i, g := range last.groups {
+			endpoints[i] = endpointParts(g.Endpoints())
 		}
 		last.plan = &Proxy{Frame: last.plan.Frame, Endpoints: endpoints}
 	}
@@ -42,11 +42,11 @@ func build(p *index.Proxy, own *own) *Proxy {
 
 // current says whether the last plan's endpoints are those of now.
 func (a *assembled) current() bool {
-	if len(a.plan.Endpoints) != len(a.services) {
+	if len(a.plan.Endpoints) != len(a.groups) {
 		return false
 	}
-	for i, s := range a.services {
-		if endpointParts(s.Endpoints()) != a.plan.Endpoints[i] {
+	for i, g := range a.groups {
+		if endpointParts(g.Endpoints()) != a.plan.Endpoints[i] {
 			return false
 		}
 	}
@@ -97,18 +97,9 @@ func assemble(p *index.Proxy, own *own) *assembled {
 			j, seen := at[c.Name]
 			if !seen {
 				at[c.Name] = len(uses)
-				uses = append(uses, use{cluster: c, service: d.services[i], by: d})
-				continue
-			}
-			u := &uses[j]
-			if u.by == d {
-				continue
-			}
-			if u.by.of.Service != c.Name && d.of.Service == c.Name {
-				u.cluster, u.by, c = c, d, u.cluster
-			}
-			if c.subsets != u.cluster.subsets {
-				u.cluster = u.by.with(u.cluster, c)
+				uses = append(uses, use{cluster: c, group: d.groups[i], by: d})
+			} else if u := &uses[j]; u.by.of.Service != c.Service && d.of.Service == c.Service {
+				u.cluster, u.by = c, d
 			}
 		}
 	}
@@ -118,7 +109,7 @@ func assemble(p *index.Proxy, own *own) *assembled {
 	for _, u := range uses {
 		frame.Clusters = append(frame.Clusters, u.cluster)
 		if u.cluster.Discovery == DiscoverMesh {
-			a.services = append(a.services, u.service)
+			a.groups = append(a.groups, u.group)
 		}
 	}
 	return a

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"fmt"
 	"maps"
 	"math"
 	"net/netip"
@@ -19,7 +18,7 @@ import (
 // defaultConnectTimeout holds where no Timeout does.
 const defaultConnectTimeout = 10 * time.Second
 
-// remembered bounds how many listeners, and merged clusters, one destination keeps: more than one is rare.
+// remembered bounds how many listeners one destination keeps: more than one is rare.
 const remembered = 64
 
 // destination is what a plan has of an index's Destination. It is kept with it.
@@ -28,14 +27,11 @@ type destination struct {
 	protocol index.Protocol
 	// route is nil when there are no targets.
 	route *Route
-	// clusters of the targets, in their order, each once, as they are when no other destination asks more of
-	// them; services beside.
+	// clusters of the targets, in their order, each once; their endpoints beside.
 	clusters  []*Cluster
-	services  []*index.Service
+	groups    []*index.Group
 	listeners map[listenKey]*Outbound
-	// merged are clusters with the subsets of other destinations too.
-	merged   map[string]*Cluster
-	problems []Problem
+	problems  []Problem
 
 	timeout *meshv1.Timeout_Conf
 	retry   *meshv1.Retry_Conf
@@ -50,7 +46,7 @@ func destinationParts(of *index.Destination) *destination {
 	if d, ok := of.Memo.Load().(*destination); ok {
 		return d
 	}
-	d := &destination{of: of, listeners: map[listenKey]*Outbound{}, merged: map[string]*Cluster{}}
+	d := &destination{of: of, listeners: map[listenKey]*Outbound{}}
 	if of.Timeout != nil {
 		if spec, err := resource.Decode[meshv1.Timeout](of.Timeout); err == nil {
 			d.timeout = spec.GetConf()
@@ -68,6 +64,7 @@ func destinationParts(of *index.Destination) *destination {
 
 func (d *destination) plan() {
 	var targets []Target
+	var led []index.Target // to clusters, each once
 	external := false
 	for _, t := range d.of.Targets {
 		if reserved(t.Service.Name) {
@@ -81,10 +78,11 @@ func (d *destination) plan() {
 		} else {
 			d.protocol = d.protocol.Common(t.Service.Protocol)
 		}
-		targets = append(targets, Target{Cluster: t.Service.Name, Tags: t.Tags, Weight: t.Weight})
+		targets = append(targets, Target{Cluster: ClusterName(t.Service.Name, t.Tags), Weight: t.Weight})
 		external = external || t.Service.External
-		if !slices.Contains(d.services, t.Service) {
-			d.services = append(d.services, t.Service)
+		if !slices.Contains(d.groups, t.Group) {
+			d.groups = append(d.groups, t.Group)
+			led = append(led, t)
 		}
 	}
 	if len(targets) == 0 {
@@ -108,20 +106,14 @@ func (d *destination) plan() {
 		d.route.Retry = grpcRetry(d.retry.GetGrpc())
 	}
 	balance := d.loadBalancer()
-	for _, s := range d.services {
-		var keys [][]string
-		for _, t := range targets {
-			if t.Cluster == s.Name && len(t.Tags) > 0 {
-				keys = append(keys, slices.Sorted(maps.Keys(t.Tags)))
-			}
-		}
+	for i, t := range led {
+		s := t.Service
 		c := &Cluster{
-			Name: s.Name, Discovery: DiscoverMesh, Protocol: s.Protocol,
+			Name: ClusterName(s.Name, t.Tags), Service: s.Name, Tags: t.Tags, Discovery: DiscoverMesh, Protocol: s.Protocol,
 			HTTP2:          s.Protocol.IsHTTP() && !(s.External && s.Protocol == index.HTTP),
 			ConnectTimeout: duration(d.timeout.GetConnectTimeout()), LoadBalancer: balance,
 			Sources: sources(d.of.Route, d.of.Timeout),
 		}
-		c.setSubsets(keys)
 		if c.ConnectTimeout == 0 {
 			c.ConnectTimeout = defaultConnectTimeout
 		}
@@ -132,7 +124,7 @@ func (d *destination) plan() {
 			c.MaxStream = duration(d.timeout.GetGrpc().GetMaxStreamDuration())
 		}
 		if s.External {
-			e := s.Endpoints()
+			e := d.groups[i].Endpoints()
 			c.Discovery, c.Hosts = DiscoverDNS, e.Items
 			c.Sources = append(c.Sources, sources(e.Objects...)...)
 			for _, p := range e.Problems {
@@ -166,43 +158,6 @@ func (d *destination) listener(l Listener) *Outbound {
 	}
 	d.listeners[k] = o
 	return o
-}
-
-// with is one of the destination's clusters with the subsets of another destination's too.
-func (d *destination) with(c, other *Cluster) *Cluster {
-	next := &Cluster{
-		Name: c.Name, Discovery: c.Discovery, HTTP2: c.HTTP2, Protocol: c.Protocol, ConnectTimeout: c.ConnectTimeout,
-		IdleTimeout: c.IdleTimeout, MaxStream: c.MaxStream, LoadBalancer: c.LoadBalancer, Hosts: c.Hosts,
-		Sources: slices.Clone(c.Sources),
-	}
-	next.setSubsets(slices.Concat(c.Subsets, other.Subsets))
-	if next.subsets == c.subsets {
-		return c
-	}
-	for _, s := range other.Sources {
-		if !slices.Contains(next.Sources, s) {
-			next.Sources = append(next.Sources, s)
-		}
-	}
-	k := fmt.Sprint(c.Name, next.subsets, next.Sources)
-	if known, ok := d.merged[k]; ok {
-		return known
-	}
-	if len(d.merged) >= remembered {
-		clear(d.merged)
-	}
-	d.merged[k] = next
-	return next
-}
-
-func (c *Cluster) setSubsets(keys [][]string) {
-	slices.SortFunc(keys, slices.Compare)
-	c.Subsets = slices.CompactFunc(keys, slices.Equal)
-	var b strings.Builder
-	for _, k := range c.Subsets {
-		fmt.Fprintf(&b, "%q", k)
-	}
-	c.subsets = b.String()
 }
 
 func (d *destination) loadBalancer() LoadBalancer {
@@ -335,7 +290,7 @@ func endpointParts(e *index.Endpoints) *Endpoints {
 	if p, ok := e.Memo.Load().(*Endpoints); ok {
 		return p
 	}
-	p := &Endpoints{Cluster: e.Service, Hosts: e.Items, Sources: sources(e.Objects...)}
+	p := &Endpoints{Cluster: ClusterName(e.Service, e.Tags), Hosts: e.Items, Sources: sources(e.Objects...)}
 	e.Memo.Store(p)
 	return p
 }

@@ -129,8 +129,6 @@ type Route struct {
 // Target is one share of a route's traffic.
 type Target struct {
 	Cluster string
-	// Tags that its endpoints must have.
-	Tags map[string]string
 	// Weight, not 0. The weights of a route fit into 32 bits together.
 	Weight uint32
 }
@@ -174,7 +172,10 @@ const (
 
 // Cluster is a group of endpoints that can stand in for one another.
 type Cluster struct {
-	Name      string
+	Name string
+	// Service and Tags that the endpoints have, as ClusterName has them; empty for what is no service's.
+	Service   string
+	Tags      map[string]string
 	Discovery Discovery
 	// HTTP2 is spoken to the endpoints.
 	HTTP2 bool
@@ -184,16 +185,12 @@ type Cluster struct {
 	// IdleTimeout ends a connection without requests, MaxStream a stream; 0: the proxy's own.
 	IdleTimeout, MaxStream time.Duration
 	LoadBalancer           LoadBalancer
-	// Subsets are the sets of tags by which routes select endpoints, each sorted, in order.
-	Subsets [][]string
 	// Hosts of DiscoverFixed and DiscoverDNS.
 	Hosts []index.Endpoint
 	// From is the address that connections come from; not valid: any.
 	From    netip.Addr
 	Sources []Source
 	Memo    index.Memo
-
-	subsets string
 }
 
 // Balance is a way to choose among endpoints.
