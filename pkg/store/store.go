@@ -83,6 +83,30 @@ type View interface {
 	Cursor(peer string) (Cursor, bool)
 	// Epochs are the epochs that this log has lived through, oldest first.
 	Epochs() []Epoch
+	// History is what is known of the log beside its objects.
+	History() History
+}
+
+// History is what a view knows of its log beside its objects: together they are all that a backup needs.
+type History interface {
+	// Compacted is the revision of the newest tombstone that was dropped, 0 if none was.
+	Compacted() resource.Revision
+	// Cursors yields how far this store had taken in each peer's log, in the order of the peers' names.
+	Cursors() iter.Seq2[string, Cursor]
+	// Tombstones yields the keys that were deleted, in key order.
+	Tombstones() iter.Seq[*Tombstone]
+	// Since is when the oldest change after r was made of those that are still the newest of their key; false:
+	// there is none.
+	Since(r resource.Revision) (time.Time, bool)
+}
+
+// Tombstone remembers that a key was deleted. It is immutable.
+type Tombstone struct {
+	Key      resource.Key
+	Origin   resource.Origin
+	Revision resource.Revision
+	// Deleted is when, for retention.
+	Deleted time.Time
 }
 
 // Watch follows a log. It is used by one goroutine at a time.

@@ -5,7 +5,6 @@ package model
 import (
 	"iter"
 	"strings"
-	"time"
 
 	"github.com/tidwall/btree"
 
@@ -13,14 +12,8 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/store"
 )
 
-// Tomb remembers that a key was deleted. It is immutable.
-type Tomb struct {
-	Key      resource.Key
-	Origin   resource.Origin
-	Revision resource.Revision
-	// Deleted is when, for retention.
-	Deleted time.Time
-}
+// Tomb remembers that a key was deleted.
+type Tomb = store.Tombstone
 
 // peerCursor is how far this store has taken in one peer's log.
 type peerCursor struct {

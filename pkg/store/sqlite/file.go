@@ -22,7 +22,7 @@ import (
 
 const (
 	// schemaVersion is written to user_version, applicationID ("MRDN") to the file's header.
-	schemaVersion = 1
+	schemaVersion = 2
 	applicationID = 0x4d52444e
 
 	pageSize = 4096
@@ -33,7 +33,7 @@ const (
 const schema = `
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE head (revision INTEGER NOT NULL, compacted INTEGER NOT NULL);
-CREATE TABLE epochs (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, first INTEGER NOT NULL);
+CREATE TABLE epochs (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, first INTEGER NOT NULL, build TEXT NOT NULL DEFAULT '');
 CREATE TABLE cursors (peer TEXT PRIMARY KEY, store TEXT NOT NULL, epoch TEXT NOT NULL, revision INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries (
 	kind TEXT NOT NULL, scope TEXT NOT NULL, name TEXT NOT NULL,
@@ -56,7 +56,7 @@ const (
 	deleteEntry  = `DELETE FROM entries WHERE kind = ? AND scope = ? AND name = ?`
 	upsertCursor = `INSERT OR REPLACE INTO cursors (peer, store, epoch, revision) VALUES (?, ?, ?, ?)`
 	updateHead   = `UPDATE head SET revision = ?, compacted = ?`
-	insertEpoch  = `INSERT INTO epochs (id, first) VALUES (?, ?)`
+	insertEpoch  = `INSERT INTO epochs (id, first, build) VALUES (?, ?, ?)`
 	forgetEpochs = `DELETE FROM epochs WHERE seq IN (SELECT seq FROM epochs ORDER BY seq LIMIT ?)`
 )
 
@@ -66,8 +66,11 @@ var keyCheck = resource.Key{Kind: "meta", Name: "key"} //nolint:gochecknoglobals
 // file is one log's database. After open it is used by the log's writer alone, and implements model.Committer.
 type file struct {
 	path   string
+	build  string
 	sealer store.Sealer
 	sealed func(resource.Kind) bool
+	// onSync is told how long a commit took to be durable; nil: nobody is.
+	onSync func(time.Duration)
 
 	db    *sql.DB
 	conn  *sql.Conn
@@ -94,11 +97,13 @@ type fileOptions struct {
 	maxSize int64
 	sealer  store.Sealer
 	sealed  func(resource.Kind) bool
+	build   string
+	onSync  func(time.Duration)
 }
 
 // openFile opens or makes a log's file, and reads all of it. The id is the store's.
 func openFile(ctx context.Context, o fileOptions) (f *file, l *model.Loader, id string, err error) {
-	f = &file{path: o.path, sealer: o.sealer, sealed: o.sealed, stmts: map[string]*sql.Stmt{}}
+	f = &file{path: o.path, build: o.build, sealer: o.sealer, sealed: o.sealed, onSync: o.onSync, stmts: map[string]*sql.Stmt{}}
 	if f.sealed == nil {
 		f.sealed = func(resource.Kind) bool { return false }
 	}
@@ -184,7 +189,7 @@ func (f *file) writeEpoch() error {
 	if f.epoch == nil {
 		return nil
 	}
-	if err := f.run(insertEpoch, f.epoch.ID, int64(f.epoch.First)); err != nil || f.epoch.forget == 0 {
+	if err := f.run(insertEpoch, f.epoch.ID, int64(f.epoch.First), f.build); err != nil || f.epoch.forget == 0 {
 		return err
 	}
 	return f.run(forgetEpochs, f.epoch.forget)
@@ -262,7 +267,8 @@ func (f *file) checkSchema(ctx context.Context) error {
 		return fmt.Errorf("%w: it is a database of another program", store.ErrCorrupt)
 	}
 	if version > schemaVersion {
-		return fmt.Errorf("%w: it has version %d, this program knows versions up to %d", store.ErrSchema, version, schemaVersion)
+		return fmt.Errorf("%w: it has version %d%s, this program%s knows versions up to %d", store.ErrSchema,
+			version, f.writtenBy(ctx), named(" (%s)", f.build), schemaVersion)
 	}
 	var verdict string
 	if err := f.conn.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
@@ -271,7 +277,7 @@ func (f *file) checkSchema(ctx context.Context) error {
 	if verdict != "ok" {
 		return fmt.Errorf("%w: %s", store.ErrCorrupt, strings.Join(strings.Fields(verdict), " "))
 	}
-	return nil
+	return f.migrate(ctx, version)
 }
 
 // identify reads the store's id, or gives the file the one that is wanted.
@@ -423,7 +429,10 @@ func (f *file) transact(do func() error) error {
 		err = do()
 	}
 	if err == nil {
-		err = f.run("COMMIT")
+		began := time.Now()
+		if err = f.run("COMMIT"); err == nil && f.onSync != nil {
+			f.onSync(time.Since(began))
+		}
 	}
 	if err != nil {
 		// SQLite may have rolled back by itself. If it has not and can't, the next BEGIN says so.

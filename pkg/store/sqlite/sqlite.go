@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -37,6 +38,19 @@ type Options struct {
 	OnFatal func(error)
 	// MaxSize of the config log's file in bytes, beyond which writes fail with store.ErrNoSpace; 0: none.
 	MaxSize int64
+	// Build of this program. It is written beside each opening, for a build that is too old to read the file.
+	Build string
+	// OnSync is told for each commit of a log ("config" or "status") how long it took to be durable. It is called
+	// by the log's writer and must not block; nil: nobody is told.
+	OnSync func(log string, took time.Duration)
+}
+
+// syncOf is OnSync for one log.
+func (o Options) syncOf(log string) func(time.Duration) {
+	if o.OnSync == nil {
+		return nil
+	}
+	return func(took time.Duration) { o.OnSync(log, took) }
 }
 
 // Store implements store.Store.
@@ -73,6 +87,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	var config, status *model.Loader
 	s.configFile, config, s.id, err = openFile(ctx, fileOptions{
 		path: path, synchronous: "FULL", maxSize: opts.MaxSize, sealer: opts.Sealer, sealed: opts.Sealed,
+		build: opts.Build, onSync: opts.syncOf("config"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -94,7 +109,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 // openStatus opens the status log's file, and makes it anew where it is damaged or another store's: what is
 // observed will be observed again.
 func openStatus(ctx context.Context, path, id string, opts Options, logger *slog.Logger) (*file, *model.Loader, error) {
-	o := fileOptions{path: path, synchronous: "NORMAL", storeID: id, sealer: opts.Sealer, sealed: opts.Sealed}
+	o := fileOptions{path: path, synchronous: "NORMAL", storeID: id, sealer: opts.Sealer, sealed: opts.Sealed, build: opts.Build, onSync: opts.syncOf("status")}
 	f, l, _, err := openFile(ctx, o)
 	if !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, errForeign) && !errors.Is(err, store.ErrKey) {
 		return f, l, err

@@ -123,6 +123,7 @@ type view struct {
 func (v view) Revision() resource.Revision { return v.head }
 func (v view) At() store.Cursor            { return store.Cursor{Revision: v.head} }
 func (v view) Epochs() []store.Epoch       { return nil }
+func (v view) History() store.History      { return nil }
 
 func (v view) Cursor(string) (store.Cursor, bool) { return store.Cursor{}, false }
 
