@@ -31,6 +31,8 @@ type writing struct {
 	rows int
 	// ended are the sessions whose end the batch holds.
 	ended []*session
+	// certified is how many certificates of each proxy the batch counts.
+	certified map[resource.Key]uint32
 }
 
 // put adds an object, unless it is there already as it is.
@@ -59,7 +61,7 @@ func (r *Recorder) build(d dirty) (*writing, error) {
 	// The config log is looked at once, so that all rows of the batch are of one state.
 	config := r.store.Config().View()
 	r.positions.note(config)
-	w := &writing{status: r.store.Status().View(), batch: store.Batch{Author: store.Author{Who: "insight", Request: r.instance}}}
+	w := &writing{status: r.store.Status().View(), batch: store.Batch{Author: store.Author{Who: "insight", Request: r.instance}}, certified: map[resource.Key]uint32{}}
 	for _, k := range slices.SortedFunc(maps.Keys(d.gone), resource.Key.Compare) {
 		if !has(config, dataplane(k)) {
 			w.delete(insightOf(k))
@@ -92,16 +94,24 @@ func (r *Recorder) build(d dirty) (*writing, error) {
 	return w, nil
 }
 
-// buildInsight brings the sessions of a proxy into its stored insight.
+// buildInsight brings the sessions of a proxy, and the certificates that it got, into its stored insight. One of a
+// dataplane that is not there has nowhere to stand.
 func (r *Recorder) buildInsight(w *writing, config store.View, k resource.Key) error {
-	of := r.streams[k]
-	if of == nil {
+	var all []*session
+	if of := r.streams[k]; of != nil {
+		all = of.all
+	}
+	cert, issued := r.certified[k]
+	if len(all) == 0 && !issued {
 		return nil
 	}
-	for _, s := range of.all {
+	for _, s := range all {
 		if !s.ended.IsZero() {
 			w.ended = append(w.ended, s)
 		}
+	}
+	if issued {
+		w.certified[k] = cert.issued
 	}
 	if !has(config, dataplane(k)) {
 		return nil
@@ -113,7 +123,7 @@ func (r *Recorder) buildInsight(w *writing, config store.View, k resource.Key) e
 			m = proto.CloneOf(stored)
 		}
 	}
-	for _, s := range of.all {
+	for _, s := range all {
 		i := slices.IndexFunc(m.Subscriptions, func(x *meshv1.DiscoverySubscription) bool { return x.Id == s.ID })
 		if i < 0 {
 			i = len(m.Subscriptions)
@@ -125,6 +135,13 @@ func (r *Recorder) buildInsight(w *writing, config store.View, k resource.Key) e
 		i := slices.IndexFunc(m.Subscriptions, func(x *meshv1.DiscoverySubscription) bool { return x.DisconnectTime != nil })
 		i = max(i, 0)
 		m.Subscriptions = slices.Delete(m.Subscriptions, i, i+1)
+	}
+	if issued {
+		m.MTls = &meshv1.DataplaneInsight_MTLS{
+			CertificateExpirationTime:   stamp(cert.NotAfter),
+			LastCertificateRegeneration: stamp(cert.At),
+			CertificateRegenerations:    m.GetMTls().GetCertificateRegenerations() + cert.issued,
+		}
 	}
 	_, err := w.put(insightOf(k), m)
 	return err

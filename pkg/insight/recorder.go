@@ -63,6 +63,9 @@ type Recorder struct {
 	// due is when the counters that moved are to be written; zero: none moved.
 	due time.Time
 
+	// certified are the certificates that are not yet in their proxies' insights.
+	certified map[resource.Key]certified
+
 	refusals   map[refusalID]*refusal
 	rejections map[resource.Key]*rejection
 
@@ -89,6 +92,12 @@ type session struct {
 	ended    time.Time
 	counters Counters
 	counted  time.Time
+}
+
+// certified is the last certificate that was issued to a proxy, and how many were since the last write.
+type certified struct {
+	Certificate
+	issued uint32
 }
 
 type streams struct {
@@ -137,7 +146,7 @@ func New(o Options) *Recorder {
 		positions: positions{peer: o.Peer},
 		sessions:  map[string]*session{}, streams: map[resource.Key]*streams{}, dirty: newDirty(),
 		refusals: map[refusalID]*refusal{}, rejections: map[resource.Key]*rejection{},
-		joined: map[resource.Key]*session{}, leftovers: o.Leftovers,
+		joined: map[resource.Key]*session{}, leftovers: o.Leftovers, certified: map[resource.Key]certified{},
 	}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
@@ -200,6 +209,27 @@ func (r *Recorder) Counted(id string, c Counters) {
 	if r.due.IsZero() {
 		r.due = s.counted.Add(flushEvery)
 		r.wake()
+	}
+}
+
+// Certified implements Observer.
+func (r *Recorder) Certified(proxy resource.Key, c Certificate) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.certified[proxy] = certified{c, r.certified[proxy].issued + 1}
+	r.dirty.insights[proxy] = struct{}{}
+	r.wake()
+}
+
+// settle forgets the certificates that a write has counted, but not those that came while it was under way.
+func (r *Recorder) settle(written map[resource.Key]uint32) {
+	for k, n := range written {
+		c := r.certified[k]
+		if c.issued -= n; c.issued == 0 {
+			delete(r.certified, k)
+			continue
+		}
+		r.certified[k] = c
 	}
 }
 
@@ -499,5 +529,6 @@ func (r *Recorder) flush(ctx context.Context) error {
 	for _, s := range w.ended {
 		r.drop(s)
 	}
+	r.settle(w.certified)
 	return nil
 }

@@ -92,6 +92,7 @@ type record struct {
 	counters  map[string]Counters
 	refused   []Refusal
 	cleared   []envoy.Ref
+	certified []Certificate
 	progress  Progress
 	reports   int
 	onReport  func(Progress)
@@ -121,6 +122,12 @@ func (r *record) Cleared(_ resource.Key, typeURL, name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cleared = append(r.cleared, envoy.Ref{TypeURL: typeURL, Name: name})
+}
+
+func (r *record) Certified(_ resource.Key, c Certificate) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.certified = append(r.certified, c)
 }
 
 func (r *record) Disconnected(id string, _ time.Time) {

@@ -17,6 +17,8 @@ type Observer interface {
 	Refused(Refusal)
 	// Cleared: a refused resource of a proxy was replaced by other content or is no longer wanted.
 	Cleared(proxy resource.Key, typeURL, name string)
+	// Certified: a certificate was issued to a proxy. One that it still holds from before is not told again.
+	Certified(proxy resource.Key, c Certificate)
 	// Disconnected: the stream has ended.
 	Disconnected(id string, at time.Time)
 	// Progress: how far the proxies have come; the latest wins.
@@ -52,6 +54,14 @@ type Refusal struct {
 	// Text is Envoy's.
 	Text string
 	At   time.Time
+}
+
+// Certificate is what is observed of a certificate that was issued to a proxy.
+type Certificate struct {
+	// NotAfter is when it ends, At when it was issued.
+	NotAfter, At time.Time
+	// Backend is the mesh's CA backend that issued it.
+	Backend string
 }
 
 // Progress is how far a control plane's proxies have come. All revisions are of the own config log; Position

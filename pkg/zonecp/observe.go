@@ -62,6 +62,11 @@ func (o observer) Cleared(proxy resource.Key, typeURL, name string) {
 	o.to.Cleared(proxy, typeURL, name)
 }
 
+// Certified implements xds.Observer.
+func (o observer) Certified(proxy resource.Key, c xds.Certificate) {
+	o.to.Certified(proxy, insight.Certificate(c))
+}
+
 // Disconnected implements xds.Observer.
 func (o observer) Disconnected(id string, at time.Time) { o.to.Disconnected(id, at) }
 
