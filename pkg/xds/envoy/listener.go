@@ -40,7 +40,13 @@ func inbound(l *plan.Inbound) (message, []Ref, error) {
 			StatPrefix: statPrefix(l.Cluster), ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: l.Cluster},
 		})
 	}
-	return listener(l.Listener, corev3.TrafficDirection_INBOUND, filter), refs, err
+	filters := []*listenerv3.Filter{filter}
+	if l.MTLS != "" && err == nil {
+		var who *listenerv3.Filter
+		who, err = authorization(l)
+		filters = []*listenerv3.Filter{who, filter}
+	}
+	return listener(l.Listener, corev3.TrafficDirection_INBOUND, filters...), refs, err
 }
 
 // outbound leads to where the route says. Idle connections of the workload are left to it.

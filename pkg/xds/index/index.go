@@ -40,6 +40,10 @@ type mesh struct {
 	// secretUsers are the external services that name a secret, present or not.
 	secretUsers map[string]map[*external]struct{}
 	policies    [policyKinds]policies
+	// permissions are chosen for each inbound: receivers by tags, and those of a service.
+	permissions policies
+	receivers   map[string]*receiver
+	receiversOf map[string]map[*receiver]struct{}
 }
 
 // host is a DNS name that dataplanes have as their address.
@@ -53,6 +57,7 @@ type work struct {
 	meshes       map[*mesh]struct{}
 	services     map[*service]struct{}
 	destinations map[*destination]struct{}
+	receivers    map[*receiver]struct{}
 	dirty        map[resource.Key]struct{}
 	// hosts that may not be wanted any more.
 	hosts map[string]struct{}
@@ -61,7 +66,7 @@ type work struct {
 func newWork() *work {
 	return &work{
 		meshes: map[*mesh]struct{}{}, services: map[*service]struct{}{}, hosts: map[string]struct{}{},
-		destinations: map[*destination]struct{}{}, dirty: map[resource.Key]struct{}{},
+		destinations: map[*destination]struct{}{}, receivers: map[*receiver]struct{}{}, dirty: map[resource.Key]struct{}{},
 	}
 }
 
@@ -77,7 +82,7 @@ func New(zone string, v store.View) *Index {
 	w := newWork()
 	for _, kind := range []resource.Kind{
 		resource.KindMesh, resource.KindDataplane, resource.KindExternalService, resource.KindSecret,
-		resource.KindTrafficRoute, resource.KindTimeout, resource.KindRetry,
+		resource.KindTrafficRoute, resource.KindTimeout, resource.KindRetry, resource.KindTrafficPermission,
 	} {
 		for o := range v.Scan(store.OfKind(kind)) {
 			ix.take(w, o.Key, o)
@@ -172,7 +177,8 @@ func (ix *Index) mesh(w *work, name string) *mesh {
 			name: name, proxies: map[string]*proxy{}, identities: map[string]*identity{},
 			bearers: map[string]map[*identity]struct{}{}, services: map[string]*service{},
 			externals: map[string]*external{}, secrets: map[string]*resource.Object{},
-			secretUsers: map[string]map[*external]struct{}{},
+			secretUsers: map[string]map[*external]struct{}{}, permissions: newPolicies(),
+			receivers: map[string]*receiver{}, receiversOf: map[string]map[*receiver]struct{}{},
 		}
 		for i := range m.policies {
 			m.policies[i] = newPolicies()
@@ -203,6 +209,8 @@ func (ix *Index) take(w *work, k resource.Key, o *resource.Object) {
 		takePolicy[meshv1.Timeout](w, ix.mesh(w, k.Scope), policyTimeout, k, o)
 	case resource.KindRetry:
 		takePolicy[meshv1.Retry](w, ix.mesh(w, k.Scope), policyRetry, k, o)
+	case resource.KindTrafficPermission:
+		ix.mesh(w, k.Scope).takePermission(w, k, o)
 	}
 }
 
@@ -250,6 +258,14 @@ func (ix *Index) settle(w *work) []resource.Key {
 			w.touch(d)
 		}
 	}
+	for r := range w.receivers {
+		// Without mTLS nobody asks; a mesh that changes renews its proxies in any case.
+		if r.choose() && r.mesh.enforces() {
+			for p := range r.users {
+				ix.renew(w, p)
+			}
+		}
+	}
 	for s := range w.services {
 		s.release()
 	}
@@ -284,7 +300,7 @@ func (m *mesh) idle() bool {
 			return false
 		}
 	}
-	return true
+	return len(m.permissions.byName) == 0
 }
 
 // sameSpec says whether two versions of an object mean the same to plans. A write that changed no byte keeps

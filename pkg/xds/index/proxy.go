@@ -23,6 +23,7 @@ type Proxy struct {
 	Memo Memo
 
 	destinations []*destination
+	receivers    []*receiver
 }
 
 // Destination is what the proxy's outbound of that number leads to; nil where it names no service.
@@ -91,9 +92,13 @@ func (ix *Index) replace(w *work, p *proxy, o *resource.Object) {
 	for i, out := range spec.GetNetworking().GetOutbound() {
 		p.current.destinations[i] = id.ask(w, outboundTags(out), p)
 	}
+	p.current.receivers = p.mesh.receive(w, p, spec)
 	if was != nil {
 		for _, d := range was.destinations {
 			d.drop(w, p)
+		}
+		for _, r := range was.receivers {
+			r.drop(p)
 		}
 		old.release()
 	}
@@ -106,7 +111,7 @@ func (ix *Index) replace(w *work, p *proxy, o *resource.Object) {
 func (ix *Index) renew(w *work, p *proxy) {
 	c := p.current
 	p.current = &Proxy{
-		Key: c.Key, Object: c.Object, Spec: c.Spec, Mesh: p.mesh.current, destinations: c.destinations,
+		Key: c.Key, Object: c.Object, Spec: c.Spec, Mesh: p.mesh.current, destinations: c.destinations, receivers: c.receivers,
 		Address: ix.address(c.Spec.GetNetworking().GetAddress()),
 	}
 	w.dirty[c.Key] = struct{}{}
@@ -116,6 +121,9 @@ func (ix *Index) renew(w *work, p *proxy) {
 func (p *proxy) leave(w *work) {
 	for _, d := range p.current.destinations {
 		d.drop(w, p)
+	}
+	for _, r := range p.current.receivers {
+		r.drop(p)
 	}
 	p.identity.release()
 }

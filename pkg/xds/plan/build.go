@@ -125,6 +125,7 @@ func (o *own) inbound(p *index.Proxy, i int, in *meshv1.Dataplane_Networking_Inb
 	if !o.claim(l.Listener, taken) {
 		return
 	}
+	l.permit(p.Permission(i), p.Mesh)
 	o.inbounds = append(o.inbounds, l)
 	if c != nil {
 		o.clusters = append(o.clusters, c)

@@ -90,8 +90,12 @@ type Inbound struct {
 	Protocol index.Protocol
 	// Cluster is the name of the workload's.
 	Cluster string
-	Sources []Source
-	Memo    index.Memo
+	// MTLS is the mesh whose certificates callers must show; empty: connections are plain, and all are let in.
+	MTLS string
+	// Permission says who may call, with MTLS only; nil: nobody.
+	Permission *Permission
+	Sources    []Source
+	Memo       index.Memo
 }
 
 // Outbound leads from the workload to a service.
