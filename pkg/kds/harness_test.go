@@ -17,9 +17,9 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meridian-mesh/meridian/e2e/relay"
 	"github.com/meridian-mesh/meridian/pkg/kds"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
@@ -29,8 +29,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// relay is a kind that flows up and on, of which this build has none yet; novel one that old builds lack.
-const relay, novel resource.Kind = "Relay", "Novel"
+// relayKind is a kind that flows up and on, of which this build has none yet; novel one that old builds lack.
+const relayKind, novel resource.Kind = "Relay", "Novel"
 
 // table is the table of kinds with those of the tests.
 type table struct {
@@ -41,7 +41,7 @@ func newTable(without ...resource.Kind) table {
 	empty := func() proto.Message { return &systemv1.Zone{} }
 	rows := append(slices.Clone(resource.NewTable().All()),
 		&resource.Descriptor{
-			Kind: relay, Scope: resource.ScopeMesh, Access: resource.Internal, New: empty,
+			Kind: relayKind, Scope: resource.ScopeMesh, Access: resource.Internal, New: empty,
 			Flow: func(resource.Key) resource.Flow { return resource.FlowUpAndOn },
 		},
 		&resource.Descriptor{
@@ -93,7 +93,7 @@ type globalCP struct {
 	accept kds.Accept
 	server *kds.Server
 	grpc   *grpc.Server
-	lis    atomic.Pointer[bufconn.Listener]
+	lis    atomic.Pointer[relay.Memory]
 	more   []grpc.ServerOption
 	// options changes those of the server; nil: nothing does.
 	options func(*kds.ServerOptions)
@@ -125,7 +125,7 @@ func (g *globalCP) start() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	lis, srv := bufconn.Listen(1<<20), grpc.NewServer(append(kds.ServerGRPCOptions(), g.more...)...)
+	lis, srv := relay.NewMemory(), grpc.NewServer(append(kds.ServerGRPCOptions(), g.more...)...)
 	server.Register(srv)
 	g.server, g.grpc = server, srv
 	g.lis.Store(lis)
@@ -142,7 +142,7 @@ func (g *globalCP) stop() {
 }
 
 func (g *globalCP) dial(ctx context.Context, _ string) (net.Conn, error) {
-	return g.lis.Load().DialContext(ctx)
+	return g.lis.Load().Dial(ctx)
 }
 
 // conn is a connection for a scripted zone.

@@ -216,13 +216,13 @@ func TestZoneIsNeverInBetween(t *testing.T) {
 				},
 				"put in zone": func(t *rapid.T) {
 					m := meshes.Draw(t, "mesh")
-					kind := rapid.SampledFrom([]resource.Kind{resource.KindDataplane, relay}).Draw(t, "kind")
+					kind := rapid.SampledFrom([]resource.Kind{resource.KindDataplane, relayKind}).Draw(t, "kind")
 					mustWrite(t, zones[rapid.IntRange(0, 1).Draw(t, "zone")].opts.Store.Config(), store.Batch{
 						Guards: []store.Guard{store.Exists(mesh(m))}, Puts: []store.Put{put(key(kind, m, names.Draw(t, "name")), body(specs.Draw(t, "spec")))},
 					})
 				},
 				"delete in zone": func(t *rapid.T) {
-					kind := rapid.SampledFrom([]resource.Kind{resource.KindDataplane, relay}).Draw(t, "kind")
+					kind := rapid.SampledFrom([]resource.Kind{resource.KindDataplane, relayKind}).Draw(t, "kind")
 					mustWrite(t, zones[rapid.IntRange(0, 1).Draw(t, "zone")].opts.Store.Config(), store.Batch{
 						Deletes: []resource.Key{key(kind, meshes.Draw(t, "mesh"), names.Draw(t, "name"))},
 					})

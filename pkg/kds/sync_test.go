@@ -70,7 +70,7 @@ func TestUpAndOn(t *testing.T) {
 		write(t, g.store.Config(), put(mesh("m"), "1"))
 		one, two := g.zone("zone-1"), g.zone("zone-2")
 		synctest.Wait()
-		write(t, one.store.Config(), put(dataplane("m", "dp"), "1"), put(key(relay, "m", "r"), "1"))
+		write(t, one.store.Config(), put(dataplane("m", "dp"), "1"), put(key(relayKind, "m", "r"), "1"))
 		write(t, one.store.Status(), put(key(resource.KindZonePosition, "", "self"), "7"))
 		synctest.Wait()
 		wantDump(t, "global", g.store.Config(), map[string]string{
@@ -80,7 +80,7 @@ func TestUpAndOn(t *testing.T) {
 		wantDump(t, "zone-2", two.store.Config(), map[string]string{"Mesh m": "global:1", "Relay m/zone-1.r": "global:1"})
 		wantDump(t, "zone-1", one.store.Config(), map[string]string{"Mesh m": "global:1", "Dataplane m/dp": ":1", "Relay m/r": ":1"})
 
-		commit(t, one.store.Config(), store.Batch{Deletes: []resource.Key{dataplane("m", "dp"), key(relay, "m", "r")}})
+		commit(t, one.store.Config(), store.Batch{Deletes: []resource.Key{dataplane("m", "dp"), key(relayKind, "m", "r")}})
 		synctest.Wait()
 		wantDump(t, "global", g.store.Config(), map[string]string{"Mesh m": ":1"})
 		wantDump(t, "zone-2", two.store.Config(), map[string]string{"Mesh m": "global:1"})
