@@ -55,6 +55,12 @@ func cluster(c *plan.Cluster) (message, []Ref, error) {
 	if err != nil {
 		return m, refs, err
 	}
+	if c.TLS != nil {
+		if m.TransportSocket, err = clientTLS(c.TLS); err != nil {
+			return m, refs, err
+		}
+		refs = append(refs, tlsRefs()...)
+	}
 	if c.From.IsValid() {
 		m.UpstreamBindConfig = &corev3.BindConfig{SourceAddress: socketAddress(c.From.String(), 0)}
 	}

@@ -46,7 +46,12 @@ func inbound(l *plan.Inbound) (message, []Ref, error) {
 		who, err = authorization(l)
 		filters = []*listenerv3.Filter{who, filter}
 	}
-	return listener(l.Listener, corev3.TrafficDirection_INBOUND, filters...), refs, err
+	m := listener(l.Listener, corev3.TrafficDirection_INBOUND, filters...)
+	if l.MTLS != "" && err == nil {
+		refs = append(refs, tlsRefs()...)
+		m.FilterChains[0].TransportSocket, err = serverTLS(l.MTLS)
+	}
+	return m, refs, err
 }
 
 // outbound leads to where the route says. Idle connections of the workload are left to it.

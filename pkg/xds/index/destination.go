@@ -18,6 +18,8 @@ type Destination struct {
 	Route, Timeout, Retry *resource.Object
 	// Targets are where the route leads to, without those that get no traffic.
 	Targets []Target
+	// MTLS is the mesh if connections to its services are secured by its certificates, else empty.
+	MTLS string
 	// Memo is for what plans make of it.
 	Memo Memo
 }
@@ -60,6 +62,7 @@ type variant struct {
 type choice struct {
 	tags                  string
 	route, timeout, retry *resource.Object
+	mtls                  bool
 }
 
 // ask finds or makes the destination for an outbound of a proxy; nil when the tags name no service.
@@ -106,6 +109,7 @@ func (d *destination) choose(w *work) bool {
 		route:   m.policies[policyRoute].choose(d.identity, name, d.service.tags),
 		timeout: m.policies[policyTimeout].choose(d.identity, name, d.service.tags),
 		retry:   m.policies[policyRetry].choose(d.identity, name, d.service.tagsAndProtocol),
+		mtls:    m.enforces(),
 	}
 	v, ok := d.service.variants[is]
 	if !ok || v.stale() {
@@ -125,6 +129,9 @@ func (d *destination) variant(w *work, is choice) *variant {
 	v := &variant{
 		is: is, service: d.service, users: map[*destination]struct{}{},
 		current: &Destination{Service: d.service.name, Tags: d.tags, Route: is.route, Timeout: is.timeout, Retry: is.retry},
+	}
+	if is.mtls {
+		v.current.MTLS = d.identity.mesh.name
 	}
 	for _, split := range splits(is.route) {
 		if split.GetWeight() == 0 {

@@ -37,6 +37,8 @@ type mesh struct {
 	services  map[string]*service
 	externals map[string]*external
 	secrets   map[string]*resource.Object
+	// unvouched: the mesh, or a secret that its authority lies in, has changed.
+	unvouched bool
 	// secretUsers are the external services that name a secret, present or not.
 	secretUsers map[string]map[*external]struct{}
 	policies    [policyKinds]policies
@@ -74,6 +76,8 @@ func newWork() *work {
 type Mesh struct {
 	Object *resource.Object
 	Spec   *meshv1.Mesh
+	// Authority is nil where mTLS is off.
+	Authority *Authority
 }
 
 // New makes an index of a whole view, for the proxies of the named zone. Host names start without an answer.
@@ -224,15 +228,31 @@ func (ix *Index) takeMesh(w *work, m *mesh, o *resource.Object) {
 	if (next == nil) == (m.current == nil) && (next == nil || sameSpec(next.Object, m.current.Object)) {
 		return
 	}
-	m.current = next
+	enforced := m.enforces()
+	if next != nil && m.current != nil {
+		next.Authority = m.current.Authority
+	}
+	m.current, m.unvouched = next, true
 	for _, p := range m.proxies {
 		ix.renew(w, p)
+	}
+	if m.enforces() != enforced {
+		for _, id := range m.identities {
+			id.reach(w)
+		}
 	}
 }
 
 // settle brings everything derived in line with what was taken in. The order matters: services first, since
 // the choice of policies asks for their protocols; what a choice then adds are only services that nobody offers.
 func (ix *Index) settle(w *work) []resource.Key {
+	for m := range w.meshes {
+		if m.unvouched && m.vouch() {
+			for _, p := range m.proxies {
+				ix.renew(w, p)
+			}
+		}
+	}
 	for s := range w.services {
 		was := s.current
 		s.refresh()

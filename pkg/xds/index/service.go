@@ -306,6 +306,7 @@ func (m *mesh) takeSecret(w *work, k resource.Key, o *resource.Object) {
 	} else {
 		m.secrets[k.Name] = o
 	}
+	m.unvouched = m.unvouched || m.rests(k.Name)
 	for x := range m.secretUsers[k.Name] {
 		w.services[x.service] = struct{}{}
 	}

@@ -13,7 +13,7 @@ type assembled struct {
 	destinations []*index.Destination
 	// groups of the plan's Endpoints, in their order.
 	groups []*index.Group
-	plan     *Proxy
+	plan   *Proxy
 }
 
 // use is a cluster of the plan and the destination whose settings it has.
@@ -68,7 +68,7 @@ func (a *assembled) holds(p *index.Proxy, own *own) bool {
 func assemble(p *index.Proxy, own *own) *assembled {
 	n := len(own.outbounds)
 	frame := &Frame{
-		Key: p.Key, Sources: own.sources, Inbounds: own.inbounds, Forwarders: own.forwarders,
+		Key: p.Key, Identity: own.identity, Sources: own.sources, Inbounds: own.inbounds, Forwarders: own.forwarders,
 		Outbounds: make([]*Outbound, 0, n), Routes: make([]*Route, 0, n), Problems: slices.Clip(own.problems),
 	}
 	a := &assembled{destinations: make([]*index.Destination, n), plan: &Proxy{Frame: frame}}

@@ -30,6 +30,7 @@ var forwarding = []struct { //nolint:gochecknoglobals // never changes
 // own is what a plan has of the proxy's own dataplane and mesh. It is kept with their version.
 type own struct {
 	sources    []Source
+	identity   *Identity
 	inbounds   []*Inbound
 	outbounds  []ownOutbound
 	forwarders []*Forwarder
@@ -49,6 +50,7 @@ func ownParts(p *index.Proxy) *own {
 		return o
 	}
 	o := &own{sources: []Source{source(p.Object)}}
+	o.identify(p)
 	n := p.Spec.GetNetworking()
 	if n.GetIngress() == nil {
 		t := n.GetTransparentProxying()
@@ -115,6 +117,10 @@ func (o *own) inbound(p *index.Proxy, i int, in *meshv1.Dataplane_Networking_Inb
 		Hosts: []index.Endpoint{{Host: workload.String(), Port: port}}, Sources: o.sources,
 	}
 	l := &Inbound{Listener: listener("inbound", addr, in.GetPort(), redirected), Service: service, Protocol: protocol, Cluster: c.Name, Sources: o.sources}
+	if o.identity != nil {
+		l.MTLS = o.identity.Mesh
+		l.Sources = append(slices.Clone(o.sources), source(p.Mesh.Object))
+	}
 	if i := slices.IndexFunc(o.clusters, func(k *Cluster) bool { return k.Name == c.Name }); i >= 0 {
 		if k := o.clusters[i]; k.Hosts[0].Host != c.Hosts[0].Host || k.HTTP2 != c.HTTP2 {
 			o.problem(l.Name, "left out: another inbound means another %s", c.Name)

@@ -123,6 +123,9 @@ func (d *destination) plan() {
 		case index.GRPC:
 			c.MaxStream = duration(d.timeout.GetGrpc().GetMaxStreamDuration())
 		}
+		if d.of.MTLS != "" && !s.External {
+			c.TLS = clientTLS(d.of.MTLS, s.Name, t.Tags)
+		}
 		if s.External {
 			e := d.groups[i].Endpoints()
 			c.Discovery, c.Hosts = DiscoverDNS, e.Items

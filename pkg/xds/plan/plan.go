@@ -49,6 +49,8 @@ type Proxy struct {
 // else changes.
 type Frame struct {
 	Key resource.Key
+	// Identity is what the proxy has to prove; nil: nothing.
+	Identity *Identity
 	// Sources of the proxy itself: its dataplane. Every listener has them besides its own.
 	Sources   []Source
 	Inbounds  []*Inbound
@@ -189,6 +191,8 @@ type Cluster struct {
 	// IdleTimeout ends a connection without requests, MaxStream a stream; 0: the proxy's own.
 	IdleTimeout, MaxStream time.Duration
 	LoadBalancer           LoadBalancer
+	// TLS of the connections; nil: they are plain. External services have their own with their Hosts.
+	TLS *ClientTLS
 	// Hosts of DiscoverFixed and DiscoverDNS.
 	Hosts []index.Endpoint
 	// From is the address that connections come from; not valid: any.

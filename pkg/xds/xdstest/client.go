@@ -55,6 +55,7 @@ type State struct {
 	// names of what clusters and listeners need, by their name; "" for those that need nothing.
 	endpoints map[string]string
 	routes    map[string][]string
+	keys      keyring
 }
 
 // Exchange is one response.
@@ -120,13 +121,13 @@ func Connect(ctx context.Context, conn grpc.ClientConnInterface, o Options) (*Cl
 	for _, t := range o.Stalled {
 		c.stalled[t] = true
 	}
-	c.state = State{Versions: map[string]map[string]string{}, Warming: map[string]bool{}, endpoints: map[string]string{}, routes: map[string][]string{}}
+	c.state = State{Versions: map[string]map[string]string{}, Warming: map[string]bool{}, endpoints: map[string]string{}, routes: map[string][]string{}, keys: newKeyring()}
 	if b := o.Before; b != nil {
 		for t, v := range b.Versions {
 			c.state.Versions[t] = maps.Clone(v)
 		}
 		c.state.endpoints, c.state.routes = maps.Clone(b.endpoints), maps.Clone(b.routes)
-		c.state.Warming = maps.Clone(b.Warming)
+		c.state.Warming, c.state.keys = maps.Clone(b.Warming), b.keys.clone()
 	}
 	received := make(chan *discoveryv3.DeltaDiscoveryResponse)
 	c.ended.Go(func() { c.receive(ctx, received) })
@@ -164,7 +165,7 @@ func (c *Client) State() State {
 		s.Versions[t] = maps.Clone(v)
 	}
 	s.Warming, s.Log = maps.Clone(c.state.Warming), slices.Clone(c.state.Log)
-	s.endpoints, s.routes = maps.Clone(c.state.endpoints), maps.Clone(c.state.routes)
+	s.endpoints, s.routes, s.keys = maps.Clone(c.state.endpoints), maps.Clone(c.state.routes), c.state.keys.clone()
 	return s
 }
 
@@ -218,7 +219,7 @@ func (c *Client) receive(ctx context.Context, to chan<- *discoveryv3.DeltaDiscov
 func (c *Client) run(ctx context.Context, received <-chan *discoveryv3.DeltaDiscoveryResponse) {
 	c.ask(resourcev3.ClusterType)
 	if c.o.Before != nil {
-		for _, t := range []string{resourcev3.EndpointType, resourcev3.ListenerType, resourcev3.RouteType} {
+		for _, t := range []string{resourcev3.EndpointType, resourcev3.ListenerType, resourcev3.RouteType, resourcev3.SecretType} {
 			c.ask(t)
 		}
 	}
@@ -263,13 +264,20 @@ func (c *Client) ask(t string) {
 	switch t {
 	case resourcev3.ClusterType:
 		r.Node = c.o.Node
-	case resourcev3.EndpointType, resourcev3.RouteType:
+	case resourcev3.EndpointType, resourcev3.RouteType, resourcev3.SecretType:
 		names := c.needed(t)
 		if len(names) == 0 {
 			return
 		}
 		r.ResourceNamesSubscribe = slices.Sorted(maps.Keys(names))
 		c.subscribed[t] = names
+		if t == resourcev3.SecretType {
+			c.update(func(s *State) {
+				for n := range names {
+					s.keys.cold[n] = s.Versions[t][n] == ""
+				}
+			})
+		}
 	}
 	c.send(r)
 	if c.subscribed[t] == nil {
@@ -282,6 +290,9 @@ func (c *Client) needed(t string) map[string]bool {
 	names := map[string]bool{}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if t == resourcev3.SecretType {
+		return c.state.keys.needed()
+	}
 	if t == resourcev3.EndpointType {
 		for _, n := range c.state.endpoints {
 			if n != "" {
@@ -341,16 +352,18 @@ func (c *Client) handle(r *discoveryv3.DeltaDiscoveryResponse) {
 	switch t {
 	case resourcev3.ClusterType:
 		c.resubscribe(resourcev3.EndpointType)
+		c.resubscribe(resourcev3.SecretType)
 		c.unacked = r.GetNonce()
 		c.warmed()
 		return
-	case resourcev3.EndpointType:
+	case resourcev3.EndpointType, resourcev3.SecretType:
 		c.answer(answer)
 		c.warmed()
 		return
 	case resourcev3.ListenerType:
 		c.answer(answer)
 		c.resubscribe(resourcev3.RouteType)
+		c.resubscribe(resourcev3.SecretType)
 		return
 	}
 	c.answer(answer)
@@ -359,9 +372,9 @@ func (c *Client) handle(r *discoveryv3.DeltaDiscoveryResponse) {
 // warmed ACKs clusters when none is warming any more, and goes on to listeners after the first time.
 func (c *Client) warmed() {
 	c.mu.Lock()
-	warming := len(c.state.Warming)
+	warming := len(c.state.Warming) > 0 || c.state.keys.warming()
 	c.mu.Unlock()
-	if c.unacked == "" || warming > 0 {
+	if c.unacked == "" || warming {
 		return
 	}
 	c.answer(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resourcev3.ClusterType, ResponseNonce: c.unacked})
@@ -384,6 +397,13 @@ func (c *Client) resubscribe(t string) {
 			r.ResourceNamesSubscribe = append(r.ResourceNamesSubscribe, n)
 		}
 	}
+	if t == resourcev3.SecretType {
+		c.update(func(s *State) {
+			for _, n := range r.ResourceNamesSubscribe {
+				s.keys.cold[n] = true
+			}
+		})
+	}
 	for n := range c.subscribed[t] {
 		if !now[n] {
 			r.ResourceNamesUnsubscribe = append(r.ResourceNamesUnsubscribe, n)
@@ -396,6 +416,9 @@ func (c *Client) resubscribe(t string) {
 	c.update(func(s *State) {
 		for _, n := range r.ResourceNamesUnsubscribe {
 			delete(s.Versions[t], n)
+			if t == resourcev3.SecretType {
+				delete(s.keys.has, n)
+			}
 		}
 	})
 	slices.Sort(r.ResourceNamesSubscribe)
@@ -409,6 +432,7 @@ func (s *State) take(r *discoveryv3.DeltaDiscoveryResponse) {
 	if s.Versions[t] == nil {
 		s.Versions[t] = map[string]string{}
 	}
+	s.keys.take(t, r.GetResources(), r.GetRemovedResources())
 	for _, item := range r.GetResources() {
 		name := item.GetName()
 		s.Versions[t][name] = item.GetVersion()

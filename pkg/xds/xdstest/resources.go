@@ -108,7 +108,7 @@ func Route(name string, timeout time.Duration, cluster string) *envoy.Resource {
 
 // Set puts resources together, in a set's order. Each comes from a Timeout of its name.
 func Set(resources ...*envoy.Resource) *envoy.Set {
-	order := []string{resourcev3.ClusterType, resourcev3.EndpointType, resourcev3.ListenerType, resourcev3.RouteType}
+	order := []string{resourcev3.ClusterType, resourcev3.EndpointType, resourcev3.ListenerType, resourcev3.RouteType, resourcev3.SecretType}
 	sorted := slices.SortedFunc(slices.Values(resources), func(a, b *envoy.Resource) int {
 		return cmp.Or(cmp.Compare(slices.Index(order, a.TypeURL), slices.Index(order, b.TypeURL)), cmp.Compare(a.Name, b.Name))
 	})
