@@ -159,8 +159,8 @@ func (u *unit) restart(t *testing.T) {
 	act(t, u, "start", suite.docker.Client().ContainerStart)
 }
 
-// roll stops the container as an orderly update does and puts one of another image in its place.
-func (u *unit) roll(t *testing.T, tag string) {
+// stop ends the container as an orderly update does.
+func (u *unit) stop(t *testing.T) {
 	t.Helper()
 	act(t, u, "stop", suite.docker.Client().ContainerStop)
 	state, err := u.c.State(within(t, actTime))
@@ -170,6 +170,12 @@ func (u *unit) roll(t *testing.T, tag string) {
 	if state.ExitCode != 0 {
 		t.Errorf("%s ended with %d when it was told to stop", u.name, state.ExitCode)
 	}
+}
+
+// roll stops the container and puts one of another image in its place.
+func (u *unit) roll(t *testing.T, tag string) {
+	t.Helper()
+	u.stop(t)
 	u.remove(t)
 	u.tag = tag
 	u.create(t)
@@ -195,18 +201,20 @@ func (u *unit) connect(t *testing.T, net string) {
 	}
 }
 
-// address on a network.
-func (u *unit) address(t *testing.T, net string) string {
+// addresses by network.
+func (u *unit) addresses(t *testing.T) map[string]string {
 	t.Helper()
 	i, err := u.c.Inspect(within(t, actTime))
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, ok := i.NetworkSettings.Networks[net]
-	if !ok || !e.IPAddress.IsValid() {
-		t.Fatalf("%s has no address on %s", u.name, net)
+	all := map[string]string{}
+	for name, e := range i.NetworkSettings.Networks {
+		if e.IPAddress.IsValid() {
+			all[name] = e.IPAddress.String()
+		}
 	}
-	return e.IPAddress.String()
+	return all
 }
 
 // dial opens a connection to a port from this machine. The port is looked up each time: it changes with a restart.

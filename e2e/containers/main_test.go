@@ -83,7 +83,8 @@ func connect(ctx context.Context) (err error) {
 			err = fmt.Errorf("docker: %v", r)
 		}
 	}()
-	suite.docker, err = testcontainers.NewDockerProvider()
+	// Without this a network of the library's would join all containers.
+	suite.docker, err = testcontainers.NewDockerProvider(testcontainers.WithDefaultBridgeNetwork(testcontainers.Bridge))
 	if err != nil {
 		return fmt.Errorf("docker: %w", err)
 	}

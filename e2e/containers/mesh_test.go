@@ -53,9 +53,7 @@ type zone struct {
 	web *unit
 	// backends are the service's instances.
 	backends []*unit
-	// proxies stand beside the services, in the same order: the web's first.
-	proxies []*unit
-	token   string
+	token    string
 }
 
 // newMesh starts a global and two zones, each with a web that calls two instances of a backend, and waits until all
@@ -153,14 +151,14 @@ func (z *zone) service(t *testing.T, name, service, version, calls string) *unit
 }
 
 // proxy starts zone-dp with its Envoy beside a service.
-func (z *zone) proxy(t *testing.T, beside *unit, service, version, tag string) {
+func (z *zone) proxy(t *testing.T, beside *unit, service, version, tag string) *unit {
 	t.Helper()
 	outbound := ""
 	if service == "web" {
 		outbound = fmt.Sprintf("\n  outbound: [{port: %d, tags: {kuma.io/service: backend}}]", outboundPort)
 	}
 	port, _, _ := strings.Cut(servicePort, "/")
-	z.proxies = append(z.proxies, start(t, spec{
+	return start(t, spec{
 		name: beside.name + "-proxy", image: "zone-dp", tag: tag, beside: beside, ready: `{"ready":true`,
 		command: []string{
 			"run", "--cp-address", "https://" + z.name + ":5678", "--ca-cert-file", "/etc/meridian/ca.crt",
@@ -176,9 +174,9 @@ networking:
   address: %s
   inbound:
   - {port: %d, servicePort: %s, tags: {kuma.io/service: %s, kuma.io/protocol: http, version: %s}}%s
-`, beside.name, beside.address(t, z.network), inboundPort, port, service, version, outbound),
+`, beside.name, beside.addresses(t)[z.network], inboundPort, port, service, version, outbound),
 		},
-	}))
+	})
 }
 
 // serves waits until both instances of the backend have answered.

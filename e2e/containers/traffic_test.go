@@ -163,6 +163,13 @@ func (w *writes) write(ctx context.Context, c *harness.Client, path string, valu
 	w.count++
 }
 
+// now is the last revision that was answered.
+func (w *writes) now() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.revision
+}
+
 // goesOn waits until something more was answered.
 func (w *writes) goesOn(t *testing.T) {
 	t.Helper()
