@@ -129,6 +129,10 @@ func defaultDataplane(_ Key, m proto.Message) {
 	if !ok {
 		return
 	}
+	if i := dp.GetNetworking().GetIngress(); i != nil {
+		// Whoever reads it gets what there is then.
+		i.AvailableServices = nil
+	}
 	for _, in := range dp.GetNetworking().GetInbound() {
 		if in.GetServiceProbe() != nil && in.GetHealth() == nil {
 			in.Health = &meshv1.Dataplane_Networking_Inbound_Health{}

@@ -38,6 +38,11 @@ const (
 	KindSyncRejection  Kind = "SyncRejection"
 	KindProxyRejection Kind = "ProxyRejection"
 	KindPublicKey      Kind = "PublicKey"
+	// KindGlobalPublicKey is a PublicKey that belongs to no mesh.
+	KindGlobalPublicKey Kind = "GlobalPublicKey"
+	// KindZoneIngress and KindZoneService are what zones tell one another of themselves.
+	KindZoneIngress Kind = "ZoneIngress"
+	KindZoneService Kind = "ZoneService"
 	// KindInlineDataplane marks a Dataplane of the same scope and name that goes with its proxy.
 	KindInlineDataplane Kind = "InlineDataplane"
 )
@@ -272,6 +277,21 @@ func NewTable() *Table {
 			Kind: KindPublicKey, Plural: "public-keys", Scope: ScopeMesh, Access: Internal, Flow: flow(FlowDown),
 			New: func() proto.Message { return &systemv1.PublicKey{} },
 			Doc: "Verifies tokens; named by its key id, in the mesh whose tokens it verifies.",
+		},
+		{
+			Kind: KindGlobalPublicKey, Plural: "global-public-keys", Access: Internal, Flow: flow(FlowDown),
+			New: func() proto.Message { return &systemv1.PublicKey{} },
+			Doc: "Verifies tokens of users or zones; named by its key id.",
+		},
+		{
+			Kind: KindZoneIngress, Plural: "zone-ingresses", Access: Internal, Flow: flow(FlowUpAndOn),
+			New: func() proto.Message { return &systemv1.ZoneIngress{} }, Validate: validateZoneIngress,
+			Doc: "Where the other zones reach the services of one; named by mesh and name of its dataplane.",
+		},
+		{
+			Kind: KindZoneService, Plural: "zone-services", Scope: ScopeMesh, Access: Internal, Flow: flow(FlowUpAndOn),
+			New: func() proto.Message { return &systemv1.ZoneService{} }, Validate: validateZoneService,
+			Doc: "How many instances with the same tags a zone has; named by a hash of the tags.",
 		},
 		{
 			Kind: KindInlineDataplane, Plural: "inline-dataplanes", Scope: ScopeMesh, Access: Internal, Flow: flow(FlowNone),

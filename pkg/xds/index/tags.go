@@ -1,11 +1,10 @@
 package index
 
 import (
-	"maps"
-	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
 )
 
 // The tags that mean something to the control plane.
@@ -72,27 +71,8 @@ func (p Protocol) Common(o Protocol) Protocol {
 	return Unknown
 }
 
-// FormatTags writes tags as "k1=v1,k2=v2", sorted by key. Equal texts mean equal tags: what no valid tag
-// holds is quoted.
-func FormatTags(tags map[string]string) string {
-	var b strings.Builder
-	for i, k := range slices.Sorted(maps.Keys(tags)) {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(quoteOdd(k))
-		b.WriteByte('=')
-		b.WriteString(quoteOdd(tags[k]))
-	}
-	return b.String()
-}
-
-func quoteOdd(s string) string {
-	if strings.ContainsAny(s, "=,;\"{}") {
-		return strconv.Quote(s)
-	}
-	return s
-}
+// FormatTags writes tags as "k1=v1,k2=v2", sorted by key. Equal texts mean equal tags.
+func FormatTags(tags map[string]string) string { return resource.CanonicalTags(tags) }
 
 // Memo is a place where a later stage keeps what it made of a value. It lives as long as the value does. What
 // is stored in one place must always have the same type. It is safe for concurrent use.
