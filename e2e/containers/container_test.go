@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,10 +51,25 @@ type spec struct {
 	ready string
 }
 
-// unit is a container. It is used by one goroutine at a time; its address may be asked for by all.
+// unit is a container. One goroutine at a time changes it; any may dial it meanwhile.
 type unit struct {
 	spec
+
+	mu sync.Mutex
+	// c is nil while there is none.
 	c testcontainers.Container
+}
+
+func (u *unit) container() testcontainers.Container {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.c
+}
+
+func (u *unit) set(c testcontainers.Container) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.c = c
 }
 
 // start starts a container, and removes it with the test; its log is shown if the test fails.
@@ -98,7 +114,7 @@ func (u *unit) create(t *testing.T) {
 	}
 	c, err := suite.docker.RunContainer(ctx, req)
 	if c != nil {
-		u.c = c
+		u.set(c)
 	}
 	if err != nil {
 		t.Fatalf("start %s: %v", u.name, err)
@@ -108,7 +124,7 @@ func (u *unit) create(t *testing.T) {
 // remove shows the log, if the test has failed, and ends the container.
 func (u *unit) remove(t *testing.T) {
 	t.Helper()
-	if u.c == nil {
+	if u.container() == nil {
 		return
 	}
 	// The test's own context has ended by now.
@@ -121,12 +137,12 @@ func (u *unit) remove(t *testing.T) {
 	if err != nil {
 		t.Errorf("remove %s: %v", u.name, err)
 	}
-	u.c = nil
+	u.set(nil)
 }
 
 // log is the end of what the container has said.
 func (u *unit) log(ctx context.Context) string {
-	r, err := u.c.Logs(ctx)
+	r, err := u.container().Logs(ctx)
 	if err != nil {
 		return err.Error()
 	}
@@ -138,7 +154,7 @@ func (u *unit) log(ctx context.Context) string {
 	return string(raw[max(0, len(raw)-logSize):])
 }
 
-func (u *unit) id() string { return u.c.GetContainerID() }
+func (u *unit) id() string { return u.container().GetContainerID() }
 
 // act tells the Docker daemon to do something with a container.
 func act[O, R any](t *testing.T, u *unit, what string, do func(context.Context, string, O) (R, error)) {
@@ -163,7 +179,7 @@ func (u *unit) restart(t *testing.T) {
 func (u *unit) stop(t *testing.T) {
 	t.Helper()
 	act(t, u, "stop", suite.docker.Client().ContainerStop)
-	state, err := u.c.State(within(t, actTime))
+	state, err := u.container().State(within(t, actTime))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +220,7 @@ func (u *unit) connect(t *testing.T, net string) {
 // addresses by network.
 func (u *unit) addresses(t *testing.T) map[string]string {
 	t.Helper()
-	i, err := u.c.Inspect(within(t, actTime))
+	i, err := u.container().Inspect(within(t, actTime))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,11 +236,15 @@ func (u *unit) addresses(t *testing.T) map[string]string {
 // dial opens a connection to a port from this machine. The port is looked up each time: it changes with a restart.
 func (u *unit) dial(port string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		mapped, err := u.c.MappedPort(ctx, port)
+		c := u.container()
+		if c == nil {
+			return nil, fmt.Errorf("%s is away", u.name)
+		}
+		mapped, err := c.MappedPort(ctx, port)
 		if err != nil {
 			return nil, err
 		}
-		host, err := u.c.Host(ctx)
+		host, err := c.Host(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -234,7 +254,7 @@ func (u *unit) dial(port string) func(context.Context, string, string) (net.Conn
 
 // run runs a program inside the container and gives what it wrote.
 func (u *unit) run(ctx context.Context, args ...string) (string, error) {
-	status, r, err := u.c.Exec(ctx, args, exec.Multiplexed())
+	status, r, err := u.container().Exec(ctx, args, exec.Multiplexed())
 	if err != nil {
 		return "", fmt.Errorf("%s in %s: %w", args[0], u.name, err)
 	}
@@ -251,7 +271,7 @@ func (u *unit) run(ctx context.Context, args ...string) (string, error) {
 // read gives a file of the container.
 func (u *unit) read(t *testing.T, path string) string {
 	t.Helper()
-	r, err := u.c.CopyFileFromContainer(within(t, actTime), path)
+	r, err := u.container().CopyFileFromContainer(within(t, actTime), path)
 	if err != nil {
 		t.Fatalf("%s of %s: %v", path, u.name, err)
 	}
