@@ -247,7 +247,7 @@ func (c *Client) session(ctx context.Context, cancel context.CancelCauseFunc, co
 	s := &session{
 		side: zoneSide(c.opts.Table), store: c.opts.Store, accept: c.opts.Accept, logger: c.opts.Logger,
 		version: c.opts.Version.Version, peerStore: theirs.GetStore(), discardLocal: c.opts.DiscardLocal,
-		silence: zoneSilence, onCursor: c.opts.OnCursor, stream: st,
+		silence: zoneSilence, pulse: make(chan struct{}, 1), onCursor: c.opts.OnCursor, stream: st,
 	}
 	s.prepare(stored, stored)
 	var loops sync.WaitGroup
@@ -349,6 +349,7 @@ func (c *Client) dial(ctx context.Context) (*grpc.ClientConn, error) {
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2 * maxFrame)),
 		grpc.WithDisableServiceConfig(), grpc.WithIdleTimeout(0),
+		grpc.WithStaticStreamWindowSize(windowSize), grpc.WithStaticConnWindowSize(windowSize), // as at the server
 	}
 	if c.opts.Dial != nil {
 		opts = append(opts, grpc.WithContextDialer(c.opts.Dial))
