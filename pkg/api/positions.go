@@ -9,6 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
@@ -18,6 +21,8 @@ import (
 const (
 	titlePositions = "Could not retrieve positions"
 
+	// maxWaits is how many requests may wait at a time, if not told otherwise.
+	maxWaits = 1000
 	// maxWait is how long one request may wait for a revision.
 	maxWait = 5 * time.Minute
 	// maxMissing bounds the proxies and the objects that an answer names.
@@ -53,7 +58,9 @@ func (s *Service) GetPositions(ctx context.Context, req *apiv1.GetPositionsReque
 	}
 	res, err := x.positions(r)
 	if err == nil && res.GetState() == statePending && wait > 0 {
-		res, err = s.settled(ctx, r, wait)
+		if res, err = s.settled(ctx, r, wait); status.Code(err) == codes.ResourceExhausted {
+			return nil, err
+		}
 	}
 	if err != nil {
 		return nil, s.storeError(err, titlePositions)
@@ -79,6 +86,12 @@ func parsePosition(req *apiv1.GetPositionsRequest) (r resource.Revision, wait ti
 
 // settled waits until a revision is not pending any more, or for as long as it may, and says then how it is.
 func (s *Service) settled(ctx context.Context, r resource.Revision, wait time.Duration) (*apiv1.GetPositionsResponse, error) {
+	select {
+	case s.waits <- struct{}{}:
+		defer func() { <-s.waits }()
+	default:
+		return nil, fail(codes.ResourceExhausted, titlePositions, fmt.Sprintf("%d requests wait already, try again later", cap(s.waits)))
+	}
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	// moved has an item when what was last looked at may be out of date.
@@ -94,6 +107,9 @@ func (s *Service) settled(ctx context.Context, r resource.Revision, wait time.Du
 		// From here on nothing is missed: what came before is in the first look below.
 		after := log.View().At()
 		watchers.Go(func() { failed <- follow(waiting, log, after, kinds, moved) })
+	}
+	if s.Nudge != nil {
+		s.Nudge()
 	}
 	for {
 		x, err := s.observations(ctx)

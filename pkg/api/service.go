@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,11 @@ type Options struct {
 	Version, InstanceID, Hostname string
 	// ConfigJSON is the configuration as a JSON object, without secrets.
 	ConfigJSON []byte
+	// Nudge, if not nil, is called when someone begins to wait until zones have come to a revision: they may be told
+	// at once how far they are. It must not block.
+	Nudge func()
+	// MaxWaits bounds the requests that wait for a revision; 0: 1,000.
+	MaxWaits int
 	// Now gives the time; nil is time.Now.
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -61,6 +67,8 @@ type Service struct {
 	apiv1.UnimplementedTokenServiceServer
 
 	Options
+	// waits has an item for each request that waits for a revision.
+	waits chan struct{}
 }
 
 // New makes the services. It fails where an option is missing or contradicts another.
@@ -83,7 +91,7 @@ func New(o Options) (*Service, error) {
 	if len(o.ConfigJSON) == 0 {
 		o.ConfigJSON = []byte("{}")
 	}
-	return &Service{Options: o}, nil
+	return &Service{Options: o, waits: make(chan struct{}, cmp.Or(o.MaxWaits, maxWaits))}, nil
 }
 
 // Register adds the services to a server or to a connection inside the process.

@@ -90,6 +90,7 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlpl
 	}
 	rpc := grpc.NewServer(append(kds.ServerGRPCOptions(), grpc.Creds(credentials.NewTLS(cert.TLS(cas))))...)
 	server.Register(rpc)
+	cp.API.Nudge = server.Nudge // before anything is served
 	cp.Set.GRPC("kds", l, rpc, server.Close)
 	return nil
 }
