@@ -2,10 +2,8 @@ package api
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"strings"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -33,7 +31,7 @@ func dataplaneKeyName(mesh string) resource.Key {
 type meshKeys struct{ dataplane, envoyAdmin []byte }
 
 // mesh adds what goes with the write of a mesh.
-func (p *put) mesh(config store.View, old *resource.Object, d *decision, title string) error {
+func (p *put) mesh(ctx context.Context, config store.View, old *resource.Object, d *decision, title string) error {
 	now := p.message.(*meshv1.Mesh)
 	if old != nil {
 		before, err := resource.Decode[meshv1.Mesh](old)
@@ -44,14 +42,13 @@ func (p *put) mesh(config store.View, old *resource.Object, d *decision, title s
 			return invalid(title, detailsInvalid, v)
 		}
 	}
-	v, guards, err := checkSecrets(config, p.key.Name, now)
+	v, err := p.authorities.of(ctx, config, p.key.Name, now, &d.config)
 	if err != nil {
 		return err
 	}
 	if len(v) > 0 {
 		return invalid(title, detailsInvalid, v)
 	}
-	d.config.Guards = append(d.config.Guards, guards...)
 	if old != nil {
 		return nil
 	}
@@ -182,8 +179,9 @@ func deleteSecret(config store.View, old *resource.Object, d *decision) error {
 			return err
 		}
 		for _, b := range mesh.GetMtls().GetBackends() {
-			for _, ref := range backendSecrets(meshKey.Name, b) {
-				if ref.name == old.Key.Name {
+			cert, key := resource.CASources(meshKey.Name, b)
+			for _, source := range []resource.CASource{cert, key} {
+				if source.Secret == old.Key {
 					return invalid(titleDelete, detailsInvalid, resource.Violations{{
 						Field:   "name",
 						Message: fmt.Sprintf("secret %q is in use by the mTLS backend %q of mesh %q: take it out there first", old.Key.Name, b.GetName(), meshKey.Name),
@@ -201,79 +199,6 @@ func deleteSecret(config store.View, old *resource.Object, d *decision) error {
 		d.config.Deletes = append(d.config.Deletes, publicKeyOf(old.Key.Scope, was.ID))
 	}
 	return err
-}
-
-// secretRef is a secret that a backend names, and where it names it.
-type secretRef struct{ field, name string }
-
-// backendSecrets lists the secrets that a backend of mutual TLS rests on. Field paths say "config", as the
-// published system's do.
-func backendSecrets(mesh string, b *meshv1.CertificateAuthorityBackend) []secretRef {
-	switch b.GetType() {
-	case "builtin":
-		return []secretRef{
-			{name: mesh + ".ca-builtin-cert-" + b.GetName()},
-			{name: mesh + ".ca-builtin-key-" + b.GetName()},
-		}
-	case "provided":
-		var refs []secretRef
-		for _, part := range []string{"cert", "key"} {
-			source := b.GetConf().GetFields()[part].GetStructValue().GetFields()
-			if name := source["secret"].GetStringValue(); name != "" {
-				refs = append(refs, secretRef{"config." + part, name})
-			}
-		}
-		return refs
-	}
-	return nil
-}
-
-// checkSecrets checks that the enabled backend's own secrets are there and hold a CA, and guards that it is these.
-// Those of older documents' meshes (<mesh>.ca-provided-…) may come later.
-func checkSecrets(config store.View, mesh string, m *meshv1.Mesh) (v resource.Violations, guards []store.Guard, err error) {
-	for i, b := range m.GetMtls().GetBackends() {
-		refs := backendSecrets(mesh, b)
-		if b.GetType() != "provided" || b.GetName() != m.GetMtls().GetEnabledBackend() || len(refs) == 0 {
-			continue
-		}
-		path := fmt.Sprintf("mtls.backends[%d].", i)
-		parts := inlineParts(b)
-		for _, ref := range refs {
-			key := resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: ref.name}
-			o, ok := config.Get(key)
-			if !ok {
-				if !strings.HasPrefix(ref.name, mesh+".ca-provided-") {
-					v.Add(path+ref.field, fmt.Sprintf("secret %q is not in mesh %q", ref.name, mesh))
-				}
-				continue
-			}
-			secret, err := resource.Decode[systemv1.Secret](o)
-			if err != nil {
-				return nil, nil, err
-			}
-			guards = append(guards, store.AtRevision(key, o.Revision))
-			parts[ref.field] = append([]byte{}, secret.GetData().GetValue()...) // there, even if it is empty
-		}
-		// A part that is a file is for its reader to check, one that is yet to come for who writes it.
-		if cert, key := parts["config.cert"], parts["config.key"]; cert != nil && key != nil {
-			v = append(v, resource.ValidateProvidedCA(path+"config", cert, key)...)
-		}
-	}
-	return v, guards, nil
-}
-
-// inlineParts are the parts of a provided CA that stand in the mesh itself, by their fields.
-func inlineParts(b *meshv1.CertificateAuthorityBackend) map[string][]byte {
-	parts := map[string][]byte{}
-	for _, part := range []string{"cert", "key"} {
-		source := b.GetConf().GetFields()[part].GetStructValue().GetFields()
-		if text := source["inlineString"].GetStringValue(); text != "" {
-			parts["config."+part] = []byte(text)
-		} else if data, err := base64.StdEncoding.DecodeString(source["inline"].GetStringValue()); err == nil && len(data) > 0 {
-			parts["config."+part] = data
-		}
-	}
-	return parts
 }
 
 // deleteMesh lets a mesh go with all that it holds, unless it still has dataplanes.
@@ -347,7 +272,7 @@ func (s *Service) EnsureDefaultMesh(ctx context.Context, spec []byte) error {
 			return fmt.Errorf("defaults.mesh: %w", v)
 		}
 	}
-	p := &put{descriptor: d, key: key, message: in.Spec}
+	p := &put{descriptor: d, key: key, message: in.Spec, authorities: authorities{now: s.Now, readsFiles: true}}
 	if err := p.prepare(); err != nil {
 		return fmt.Errorf("defaults.mesh: %w", err)
 	}
@@ -358,7 +283,7 @@ func (s *Service) EnsureDefaultMesh(ctx context.Context, spec []byte) error {
 		if _, found := config.Get(key); found {
 			return decision{}, errThere
 		}
-		return p.decide(config, observed)
+		return p.decide(ctx, config, observed)
 	})
 	if err != nil && !errors.Is(err, errThere) {
 		return fmt.Errorf("make the mesh %q: %w", defaultMesh, err)

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
@@ -97,11 +98,14 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 	if dp, ok := in.Spec.(*meshv1.Dataplane); ok && s.Mode == Zone {
 		resource.SetZoneTag(dp, s.Zone)
 	}
-	p := &put{descriptor: d, key: key, message: in.Spec}
+	c, _ := auth.CallerFrom(ctx)
+	p := &put{descriptor: d, key: key, message: in.Spec, authorities: authorities{now: s.Now, readsFiles: s.Policy.Admin(c)}}
 	if err := p.prepare(); err != nil {
 		return nil, err
 	}
-	done, revision, err := s.write(ctx, titleUpdate, p.decide)
+	done, revision, err := s.write(ctx, titleUpdate, func(config, observed store.View) (decision, error) {
+		return p.decide(ctx, config, observed)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +161,8 @@ type put struct {
 	violations resource.Violations
 	// keys are made once for a new mesh.
 	keys *meshKeys
+	// authorities makes the CAs of a mesh.
+	authorities authorities
 }
 
 // prepare does what needs no view.
@@ -178,7 +184,7 @@ func (p *put) prepare() error {
 	return nil
 }
 
-func (p *put) decide(config, _ store.View) (decision, error) {
+func (p *put) decide(ctx context.Context, config, _ store.View) (decision, error) {
 	old, found := config.Get(p.key)
 	d := decision{created: !found}
 	title := titleUpdate
@@ -211,7 +217,7 @@ func (p *put) decide(config, _ store.View) (decision, error) {
 		if found {
 			guard = store.AtRevision(p.key, old.Revision)
 		}
-		err = p.mesh(config, old, &d, title)
+		err = p.mesh(ctx, config, old, &d, title)
 	case resource.KindSecret:
 		if found {
 			guard = store.AtRevision(p.key, old.Revision)

@@ -45,13 +45,13 @@ func ValidateMeshChange(before, after *meshv1.Mesh) Violations {
 	return v
 }
 
-func validateMesh(_ Key, m proto.Message) Violations {
+func validateMesh(k Key, m proto.Message) Violations {
 	mesh, ok := m.(*meshv1.Mesh)
 	if !ok {
 		return wrongMessage(m)
 	}
 	var v Violations
-	checkMtls(&v, mesh.GetMtls())
+	checkMtls(&v, k.Name, mesh.GetMtls())
 	checkTracing(&v, mesh.GetTracing())
 	checkLogging(&v, mesh.GetLogging())
 	checkMetrics(&v, mesh.GetMetrics())
@@ -83,11 +83,14 @@ func (n *backendNames) chosen(v *Violations, path, name string) {
 	}
 }
 
-func checkMtls(v *Violations, m *meshv1.Mesh_Mtls) {
+func checkMtls(v *Violations, mesh string, m *meshv1.Mesh_Mtls) {
 	names := backendNames{mayBare: true}
 	for i, b := range m.GetBackends() {
 		path := indexPath("mtls.backends", i)
 		names.add(v, path, b.GetName())
+		if !canNameSecrets(mesh, b) {
+			v.Add(path+".name", fmt.Sprintf(`its CA lies in secrets named after it: valid are digits, lower-case letters, "-", "_" and ".", for a name of at most %d characters`, maxStoredName-len(mesh)-len(providedCert)))
+		}
 		conf := confOf(v, path+".config", b.GetConf())
 		switch b.GetType() {
 		case backendBuiltin:
@@ -108,6 +111,17 @@ func checkMtls(v *Violations, m *meshv1.Mesh_Mtls) {
 		}
 	}
 	names.chosen(v, "mtls.enabledBackend", m.GetEnabledBackend())
+}
+
+// canNameSecrets says whether the secrets that the control plane makes for a backend can have names.
+func canNameSecrets(mesh string, b *meshv1.CertificateAuthorityBackend) bool {
+	cert, key := CASources(mesh, b)
+	for _, s := range []CASource{cert, key} {
+		if (IsBuiltinCA(b) || s.File != "") && storedName(s.Secret.Name, maxStoredName, false) != "" {
+			return false
+		}
+	}
+	return true
 }
 
 func checkBuiltin(ca conf) {
