@@ -85,7 +85,9 @@ type state struct {
 func Start(o Options) (*Proxy, error) {
 	conn, err := grpc.NewClient(o.Address,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12})),
-		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithDisableServiceConfig())
+		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10), grpc.WithDisableServiceConfig(),
+		// As Envoy, which answers nothing that it gets with a ping that measures the connection.
+		grpc.WithStaticStreamWindowSize(1<<20), grpc.WithStaticConnWindowSize(1<<20))
 	if err != nil {
 		return nil, err
 	}
