@@ -6,10 +6,12 @@ import (
 
 	"github.com/meridian-mesh/meridian/cmd/internal/cli"
 	"github.com/meridian-mesh/meridian/pkg/ctl"
+	"github.com/meridian-mesh/meridian/pkg/restore"
 )
 
 func main() {
 	root := cli.Root("meridianctl", "Meridian's command line: read and write resources, make tokens, look at zones and proxies")
 	ctl.AddCommands(root)
+	root.AddCommand(restore.Command())
 	os.Exit(cli.Main(root))
 }

@@ -49,11 +49,16 @@ type Options struct {
 	Version, InstanceID, Hostname string
 	// ConfigJSON is the configuration as a JSON object, without secrets.
 	ConfigJSON []byte
+<<<<<<< /tmp/ops-head/pkg/api/service.go
+	// Sealer encrypts the secrets in backups; nil: the store keeps nothing, and there are none.
+	Sealer store.Sealer
+=======
 	// Nudge, if not nil, is called when someone begins to wait until zones have come to a revision: they may be told
 	// at once how far they are. It must not block.
 	Nudge func()
 	// MaxWaits bounds the requests that wait for a revision; 0: 1,000.
 	MaxWaits int
+>>>>>>> /tmp/m.head
 	// Now gives the time; nil is time.Now.
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -65,6 +70,7 @@ type Service struct {
 	apiv1.UnimplementedInspectServiceServer
 	apiv1.UnimplementedControlPlaneServiceServer
 	apiv1.UnimplementedTokenServiceServer
+	apiv1.UnimplementedBackupServiceServer
 
 	Options
 	// waits has an item for each request that waits for a revision.
@@ -100,6 +106,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	apiv1.RegisterInspectServiceServer(r, s)
 	apiv1.RegisterControlPlaneServiceServer(r, s)
 	apiv1.RegisterTokenServiceServer(r, s)
+	apiv1.RegisterBackupServiceServer(r, s)
 }
 
 // Recover turns a handler's panic into an Internal error, so that no request takes the process down.
@@ -111,6 +118,17 @@ func (s *Service) Recover(ctx context.Context, req any, info *grpc.UnaryServerIn
 		}
 	}()
 	return handler(ctx, req)
+}
+
+// RecoverStream is Recover for streams.
+func (s *Service) RecoverStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Logger.ErrorContext(stream.Context(), "handler panicked", "method", info.FullMethod, "panic", p, "stack", string(debug.Stack()))
+			err = status.Error(codes.Internal, "internal error")
+		}
+	}()
+	return handler(srv, stream)
 }
 
 const (

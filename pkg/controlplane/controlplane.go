@@ -54,6 +54,8 @@ type Base struct {
 	Metrics  *prometheus.Registry
 	API      *api.Service
 
+	// sealer encrypts what the store keeps secret; nil: it keeps nothing.
+	sealer store.Sealer
 	// refresh brings Health up to date before it is read.
 	refresh []func(*telemetry.Health)
 	closers []func() error
@@ -104,8 +106,10 @@ func (b *Base) openStore(ctx context.Context, c config.Store) (store.Store, erro
 	if err != nil {
 		return nil, fmt.Errorf("store.encryptionKeyFile: %w", err)
 	}
+	b.sealer = sealer
 	s, err := sqlite.Open(ctx, sqlite.Options{
 		Path:   c.SQLite.Path,
+		Build:  version.Get().Version,
 		Sealer: sealer,
 		Sealed: func(k resource.Kind) bool {
 			d, ok := b.Table.ByKind(k)
@@ -193,12 +197,14 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	o.Store, o.Table, o.Logger = b.Store, b.Table, b.Logger
 	o.Policy = auth.AdminPolicy{AllowFromLocalhost: c.Auth.AllowFromLocalhost, AllowRemoteWrites: c.HTTP.AllowRemoteWrites}
 	o.ReadOnly, o.Version, o.InstanceID = c.ReadOnly, v.Version, b.Instance
+	o.Sealer = b.sealer
 	service, err := api.New(o)
 	if err != nil {
 		return err
 	}
 	b.API = service
 	conn := gateway.NewConn(service.Recover)
+	conn.InterceptStreams(service.RecoverStream)
 	service.Register(conn)
 	handler, err := gateway.New(gateway.Options{
 		Conn: conn, Table: b.Table, Logger: b.Logger, CORSAllowedDomains: c.CORSAllowedDomains,
@@ -224,7 +230,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 			return err
 		}
 		rpc, err := b.SharedPort("https", "apiServer.https.port", c.HTTPS.Interface, c.HTTPS.Port, cert.TLS(cas), handler,
-			grpc.ChainUnaryInterceptor(service.Recover, identify))
+			grpc.ChainUnaryInterceptor(service.Recover, identify), grpc.ChainStreamInterceptor(service.RecoverStream))
 		if err != nil {
 			return err
 		}

@@ -22,8 +22,8 @@ const (
 	requestTime = 60 * time.Second
 	// maxAnswer bounds what is read of an answer, in bytes.
 	maxAnswer = 64 << 20
-	// maxFile bounds what is applied at once, in bytes.
-	maxFile = 32 << 20
+	// maxFile bounds what is applied at once, in bytes: an export of 100,000 objects fits.
+	maxFile = 256 << 20
 )
 
 // connection says which control plane to speak with, and as whom.

@@ -35,7 +35,7 @@ func AddCommands(root *cobra.Command) {
 	f.StringVar(&t.connection.clientKeyFile, "client-key-file", "", "key of --client-cert-file")
 	f.BoolVar(&t.connection.skipVerify, "skip-verify", false, "do not verify the control plane's certificate")
 	f.StringVarP(&t.mesh, "mesh", "m", "default", "mesh of the resources")
-	root.AddCommand(t.get(), t.apply(), t.delete(), t.inspect(), t.wait(), t.generate())
+	root.AddCommand(t.get(), t.apply(), t.delete(), t.inspect(), t.wait(), t.generate(), t.backup(), t.export())
 }
 
 // with runs f with a client that is closed afterwards.

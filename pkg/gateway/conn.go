@@ -20,7 +20,10 @@ import (
 // may change what it was given.
 type Conn struct {
 	interceptor grpc.UnaryServerInterceptor
-	methods     map[string]method
+	// streaming is the interceptor of calls that answer with a stream; nil: none.
+	streaming grpc.StreamServerInterceptor
+	methods   map[string]method
+	streams   map[string]stream
 }
 
 type method struct {
@@ -35,7 +38,26 @@ var (
 
 // NewConn makes a connection whose calls pass the interceptors, the first one outermost.
 func NewConn(interceptors ...grpc.UnaryServerInterceptor) *Conn {
-	return &Conn{interceptor: chain(interceptors), methods: map[string]method{}}
+	return &Conn{interceptor: chain(interceptors), methods: map[string]method{}, streams: map[string]stream{}}
+}
+
+// InterceptStreams has the calls that answer with a stream pass interceptors, the first one outermost. To be called
+// before the first call.
+func (c *Conn) InterceptStreams(interceptors ...grpc.StreamServerInterceptor) {
+	c.streaming = chainStreams(interceptors)
+}
+
+func chainStreams(is []grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+	if len(is) == 0 {
+		return nil
+	}
+	first, rest := is[0], chainStreams(is[1:])
+	if rest == nil {
+		return first
+	}
+	return func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		return first(srv, s, info, func(srv any, s grpc.ServerStream) error { return rest(srv, s, info, handler) })
+	}
 }
 
 func chain(is []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
@@ -57,6 +79,9 @@ func chain(is []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 func (c *Conn) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	for _, m := range desc.Methods {
 		c.methods["/"+desc.ServiceName+"/"+m.MethodName] = method{impl, m}
+	}
+	for _, s := range desc.Streams {
+		c.streams["/"+desc.ServiceName+"/"+s.StreamName] = stream{impl, s}
 	}
 }
 
@@ -101,11 +126,6 @@ func (c *Conn) Invoke(ctx context.Context, name string, args, reply any, opts ..
 		return status.Errorf(codes.Internal, "%s: a %T is no message", name, res)
 	}
 	return share(out, src)
-}
-
-// NewStream implements grpc.ClientConnInterface; there are no streams yet.
-func (c *Conn) NewStream(_ context.Context, _ *grpc.StreamDesc, name string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
-	return nil, status.Errorf(codes.Unimplemented, "%s: no streams inside the process", name)
 }
 
 // serverContext turns a client's context into a handler's.

@@ -48,6 +48,7 @@ type Options struct {
 type gateway struct {
 	table    *resource.Table
 	mux      *runtime.ServeMux
+	copies   apiv1.BackupServiceClient
 	identify func(*http.Request) context.Context
 	origins  origins
 	logger   *slog.Logger
@@ -64,7 +65,7 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{table: o.Table, identify: o.Identify, origins: allowed, logger: o.Logger}
+	g := &gateway{table: o.Table, copies: apiv1.NewBackupServiceClient(o.Conn), identify: o.Identify, origins: allowed, logger: o.Logger}
 	g.mux = runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
 		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved),
@@ -103,6 +104,7 @@ func New(o Options) (http.Handler, error) {
 
 // ServeHTTP decides what the generated mux can't: whether the path, the method and the media types are ours.
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w = newPatient(w)
 	connection := http.NewResponseController(w)
 	if r.Body != nil && r.Body != http.NoBody {
 		// Without a deadline (not every ResponseWriter has one) the body is still bounded in size.
@@ -135,6 +137,10 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if route.path == "/openapi.yaml" {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(openAPI)
+		return
+	}
+	if route.media != "" {
+		g.copyOf(w, r, route)
 		return
 	}
 	if !route.text && !acceptsJSON(r.Header.Values("Accept")) {

@@ -24,6 +24,8 @@ type route struct {
 	maxBody int64
 	// text routes do not answer JSON, or look at no media type at all.
 	text bool
+	// media is the media type of an answer that a call streams; empty: it does not.
+	media string
 	// query names the parameters that the route has, with spaces between; others are ignored.
 	query string
 }
@@ -86,6 +88,10 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 			return list("revision wait")
 		case head == "config", head == "versions":
 			return list("")
+		case head == "backup":
+			return route{allow: readOnly, media: "application/octet-stream"}, true
+		case head == "export":
+			return route{allow: readOnly, media: "application/json", query: "secrets"}, true
 		case head == "openapi.yaml":
 			return route{allow: readOnly, text: true}, true
 		case head == "tokens":

@@ -41,6 +41,17 @@ type AESSealer struct {
 
 const sealFormat = 1
 
+// NewKeyCheck encrypts a known text, by which CheckKey finds out a sealer of another key.
+func NewKeyCheck(s Sealer) ([]byte, error) { return s.Seal(keyCheck(), []byte("meridian")) }
+
+// CheckKey fails with ErrKey where check was made by a sealer of another key.
+func CheckKey(s Sealer, check []byte) error {
+	_, err := s.Open(keyCheck(), check)
+	return err
+}
+
+func keyCheck() resource.Key { return resource.Key{Kind: "meta", Name: "key"} }
+
 // NewAESSealer makes a sealer of a key of KeySize bytes.
 func NewAESSealer(key []byte) (*AESSealer, error) {
 	if len(key) != KeySize {
@@ -111,6 +122,19 @@ func LoadOrCreateKey(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read encryption key: %w", err)
 	}
+	return parseKey(path, text)
+}
+
+// LoadKey reads an encryption key from a file that is there.
+func LoadKey(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read encryption key: %w", err)
+	}
+	return parseKey(path, text)
+}
+
+func parseKey(path string, text []byte) ([]byte, error) {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
 	if err != nil || len(key) != KeySize {
 		return nil, fmt.Errorf("read encryption key: %s does not hold %d bytes in base64", path, KeySize)

@@ -77,6 +77,19 @@ func Document(t *resource.Table, rules []Rule) ([]byte, error) {
 			return nil, fmt.Errorf("%s %s: %w", r.Method, r.Path, err)
 		}
 	}
+	for path, what := range map[string]object{
+		"/backup": operation("Streams a copy of all that this control plane keeps, at one revision. Secrets in it are encrypted.", nil, object{"200": object{
+			"description": "The backup, whose end says that it is whole.", "content": object{"application/octet-stream": object{"schema": object{"type": "string", "format": "binary"}}},
+		}}),
+		"/export": operation("Streams what users wrote, at one revision, as JSON documents one after the other.", []any{object{
+			"name": "secrets", "in": "query", "schema": object{"type": "boolean"}, "description": "Also what only administrators may read, in plain.",
+		}}, object{"200": object{
+			"description": "The documents, in an order in which they can be written.", "content": object{"application/json": object{"schema": object{"type": "object"}}},
+		}}),
+	} {
+		what["responses"].(object)["403"] = text("The caller is no administrator.")
+		d.add("get", path, what)
+	}
 	d.add("get", "/openapi.yaml", operation("Returns this document.", nil, object{"200": object{
 		"description": "The document.", "content": object{"application/yaml": object{"schema": object{"type": "object"}}},
 	}}))

@@ -60,9 +60,6 @@ const (
 	forgetEpochs = `DELETE FROM epochs WHERE seq IN (SELECT seq FROM epochs ORDER BY seq LIMIT ?)`
 )
 
-// keyCheck is the key under which a known text is sealed, to find a wrong encryption key at once.
-var keyCheck = resource.Key{Kind: "meta", Name: "key"} //nolint:gochecknoglobals // never changes
-
 // file is one log's database. After open it is used by the log's writer alone, and implements model.Committer.
 type file struct {
 	path   string
@@ -103,10 +100,7 @@ type fileOptions struct {
 
 // openFile opens or makes a log's file, and reads all of it. The id is the store's.
 func openFile(ctx context.Context, o fileOptions) (f *file, l *model.Loader, id string, err error) {
-	f = &file{path: o.path, build: o.build, sealer: o.sealer, sealed: o.sealed, onSync: o.onSync, stmts: map[string]*sql.Stmt{}}
-	if f.sealed == nil {
-		f.sealed = func(resource.Kind) bool { return false }
-	}
+	f, err = connect(ctx, o)
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%s: %w", o.path, classify(err))
@@ -114,41 +108,8 @@ func openFile(ctx context.Context, o fileOptions) (f *file, l *model.Loader, id 
 			f = nil
 		}
 	}()
-	if err := prepare(o.path); err != nil {
+	if err != nil {
 		return f, nil, "", err
-	}
-	dsn := url.URL{Scheme: "file", Path: o.path}
-	if f.db, err = sql.Open("sqlite", dsn.String()); err != nil {
-		return f, nil, "", err
-	}
-	f.db.SetMaxOpenConns(1)
-	if f.conn, err = f.db.Conn(ctx); err != nil {
-		return f, nil, "", err
-	}
-	// The exclusive mode keeps every other process out for as long as this one lives, and comes first: the
-	// write-ahead log's index is then held in memory. Checkpoints are made by hand, for SQLite does not report
-	// the errors of its own.
-	if err = f.exec(ctx, "PRAGMA locking_mode = EXCLUSIVE"); err != nil {
-		return f, nil, "", err
-	}
-	var mode string
-	if err = f.conn.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
-		return f, nil, "", err
-	}
-	if mode != "wal" {
-		return f, nil, "", fmt.Errorf("the file system takes no write-ahead log: journal mode is %q", mode)
-	}
-	pragmas := []string{
-		"synchronous = " + o.synchronous,
-		"wal_autocheckpoint = 0", "journal_size_limit = 67108864", "temp_store = MEMORY",
-	}
-	if o.maxSize > 0 {
-		pragmas = append(pragmas, fmt.Sprintf("max_page_count = %d", max(o.maxSize/pageSize, 16)))
-	}
-	for _, p := range pragmas {
-		if err = f.exec(ctx, "PRAGMA "+p); err != nil {
-			return f, nil, "", err
-		}
 	}
 	if err = f.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return f, nil, "", err
@@ -159,15 +120,71 @@ func openFile(ctx context.Context, o fileOptions) (f *file, l *model.Loader, id 
 	if err = f.exec(ctx, "COMMIT"); err != nil {
 		return f, nil, "", err
 	}
-	for _, q := range []string{"BEGIN IMMEDIATE", "COMMIT", "ROLLBACK", upsertEntry, deleteEntry, upsertCursor, updateHead, insertEpoch, forgetEpochs} {
-		if f.stmts[q], err = f.conn.PrepareContext(ctx, q); err != nil {
-			return f, nil, "", err
-		}
+	if err = f.prepareStatements(ctx); err != nil {
+		return f, nil, "", err
 	}
 	if err = f.noteEpoch(); err != nil {
 		return f, nil, "", err
 	}
 	return f, l, id, nil
+}
+
+// connect opens or makes a file, and keeps every other process out of it. What it returns must be closed, also where
+// it fails.
+func connect(ctx context.Context, o fileOptions) (*file, error) {
+	f := &file{path: o.path, build: o.build, sealer: o.sealer, sealed: o.sealed, onSync: o.onSync, stmts: map[string]*sql.Stmt{}}
+	if f.sealed == nil {
+		f.sealed = func(resource.Kind) bool { return false }
+	}
+	if err := prepare(o.path); err != nil {
+		return f, err
+	}
+	dsn := url.URL{Scheme: "file", Path: o.path}
+	var err error
+	if f.db, err = sql.Open("sqlite", dsn.String()); err != nil {
+		return f, err
+	}
+	f.db.SetMaxOpenConns(1)
+	if f.conn, err = f.db.Conn(ctx); err != nil {
+		return f, err
+	}
+	// The exclusive mode keeps every other process out for as long as this one lives, and comes first: the
+	// write-ahead log's index is then held in memory. Checkpoints are made by hand, for SQLite does not report
+	// the errors of its own.
+	if err := f.exec(ctx, "PRAGMA locking_mode = EXCLUSIVE"); err != nil {
+		return f, err
+	}
+	var mode string
+	if err := f.conn.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
+		return f, err
+	}
+	if mode != "wal" {
+		return f, fmt.Errorf("the file system takes no write-ahead log: journal mode is %q", mode)
+	}
+	pragmas := []string{
+		"synchronous = " + o.synchronous,
+		"wal_autocheckpoint = 0", "journal_size_limit = 67108864", "temp_store = MEMORY",
+	}
+	if o.maxSize > 0 {
+		pragmas = append(pragmas, fmt.Sprintf("max_page_count = %d", max(o.maxSize/pageSize, 16)))
+	}
+	for _, p := range pragmas {
+		if err := f.exec(ctx, "PRAGMA "+p); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// prepareStatements makes the statements that run takes.
+func (f *file) prepareStatements(ctx context.Context) error {
+	for _, q := range []string{"BEGIN IMMEDIATE", "COMMIT", "ROLLBACK", upsertEntry, deleteEntry, upsertCursor, updateHead, insertEpoch, forgetEpochs} {
+		var err error
+		if f.stmts[q], err = f.conn.PrepareContext(ctx, q); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // noteEpoch makes the opening durable. A full disk does not keep a store from being read: its first commit
@@ -312,7 +329,7 @@ func (f *file) checkKey(ctx context.Context) error {
 		if f.sealer == nil {
 			return nil
 		}
-		if sealed, err = f.sealer.Seal(keyCheck, []byte("meridian")); err != nil {
+		if sealed, err = store.NewKeyCheck(f.sealer); err != nil {
 			return err
 		}
 		if err := f.exec(ctx, "INSERT INTO meta VALUES ('key', ?)", sealed); err != nil {
@@ -324,8 +341,7 @@ func (f *file) checkKey(ctx context.Context) error {
 	case f.sealer == nil:
 		return fmt.Errorf("%w: the store is encrypted, and no key was given", store.ErrKey)
 	}
-	_, err = f.sealer.Open(keyCheck, sealed)
-	return err
+	return store.CheckKey(f.sealer, sealed)
 }
 
 func (f *file) loadEntries(ctx context.Context, l *model.Loader) error {
