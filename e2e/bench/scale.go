@@ -212,6 +212,13 @@ func (s *scale) spread(ctx context.Context, z *scripted) error {
 		return err
 	}
 	s.report.durations(fmt.Sprintf("%d scripted zones join at once → each has all %d objects", s.scripted, s.objects), series{time.Unix(0, a.Last).Sub(begun)}, 0)
+	// All of them are there now, so after one more write they have seen the same.
+	if rev, err = s.put(ctx); err != nil {
+		return err
+	}
+	if a, err = z.await(ctx, rev); err != nil {
+		return err
+	}
 	if len(a.Digests) != 1 || int(a.Changes[0]) < s.objects {
 		return fmt.Errorf("the zones do not agree on what they have: %d digests over %v changes", len(a.Digests), a.Changes)
 	}

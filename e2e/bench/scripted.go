@@ -178,7 +178,8 @@ func (b *board) reached(rev uint64) (*scriptedAnswer, error) {
 // run is one session; it does not come back from its end.
 func (z *scriptedZone) run(ctx context.Context, address string, roots *x509.CertPool) error {
 	conn, err := grpc.NewClient(address,
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12})))
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12})),
+		grpc.WithStaticStreamWindowSize(4<<20), grpc.WithStaticConnWindowSize(4<<20)) // as the zones
 	if err != nil {
 		return err
 	}
@@ -218,7 +219,8 @@ func (z *scriptedZone) session(ctx context.Context, conn *grpc.ClientConn) error
 			}
 		}
 	}()
-	beat := time.NewTicker(time.Second)
+	sent := time.Now()
+	beat := time.NewTimer(time.Second)
 	defer beat.Stop()
 	var owed uint64
 	rest := map[kdsv1.Log][]byte{}
@@ -230,6 +232,10 @@ func (z *scriptedZone) session(ctx context.Context, conn *grpc.ClientConn) error
 		case <-beat.C:
 			answers = append(answers, &kdsv1.Frame{Kind: &kdsv1.Frame_Heartbeat{Heartbeat: &kdsv1.Heartbeat{}}})
 		case f := <-frames:
+			if f.GetHeartbeat() != nil && time.Since(sent) > time.Second/2 {
+				answers = append(answers, &kdsv1.Frame{Kind: &kdsv1.Frame_Heartbeat{Heartbeat: &kdsv1.Heartbeat{}}})
+				break
+			}
 			g := f.GetGroup()
 			if g == nil {
 				continue
@@ -253,6 +259,8 @@ func (z *scriptedZone) session(ctx context.Context, conn *grpc.ClientConn) error
 			if err := stream.Send(a); err != nil {
 				return err
 			}
+			sent = time.Now()
+			beat.Reset(time.Second)
 		}
 	}
 }

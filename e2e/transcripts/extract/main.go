@@ -131,7 +131,7 @@ func blocks(document []byte) ([]block, error) {
 var (
 	statusLine = regexp.MustCompile("^Response:")
 	statusCode = regexp.MustCompile(`\b([1-5]\d\d) [A-Z]`)
-	word       = regexp.MustCompile(`'[^']*'|"[^"]*"|\S+`)
+	word       = regexp.MustCompile(`(?:'[^']*'|"[^"]*"|[^\s'"])+`)
 )
 
 func extract(document []byte) ([]Exchange, error) {
