@@ -55,6 +55,9 @@ func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err er
 			return nil, fmt.Errorf("defaults.mesh: %w", err)
 		}
 	}
+	if err := base.API.EnsureAuthorities(ctx); err != nil {
+		cp.Logger.Error("meshes stay without a CA until they are written again", "error", err)
+	}
 	return cp, nil
 }
 

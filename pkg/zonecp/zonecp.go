@@ -91,6 +91,11 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 			return nil, fmt.Errorf("defaults.mesh: %w", err)
 		}
 	}
+	if mode == api.Standalone {
+		if err := base.API.EnsureAuthorities(ctx); err != nil {
+			cp.Logger.Error("meshes stay without a CA until they are written again", "error", err)
+		}
+	}
 	return cp, nil
 }
 
