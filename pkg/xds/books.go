@@ -69,6 +69,8 @@ type change struct {
 	held bool
 	// asked: the proxy wants to know of a name that there is not.
 	asked bool
+	// kept: the proxy came with it, and while the target withholds something it is not known to be needless.
+	kept bool
 }
 
 // suspects are resources of which at least one was refused.
@@ -158,7 +160,10 @@ func (b *books) compare(c class, since resource.Revision, held func(*envoy.Resou
 	}
 	for name, had := range f.initial {
 		if b.target.find(c, name) == nil && f.removes(c) {
-			f.add(name, &change{had: had, since: since})
+			p := f.add(name, &change{had: had, since: since})
+			if len(b.target.set.Withheld) > 0 {
+				p.kept, p.since = true, 0
+			}
 		}
 	}
 	for name := range f.sub.SubscribedResources() {
@@ -171,7 +176,7 @@ func (b *books) compare(c class, since resource.Revision, held func(*envoy.Resou
 // has had one: its cluster may be warming.
 func (b *books) ask(c class, name string) {
 	f := &b.feeds[c]
-	if b.target.find(c, name) == nil && f.pending[name] == nil {
+	if b.target.find(c, name) == nil && f.pending[name] == nil && !b.target.withholds(c, name) {
 		f.add(name, &change{asked: true})
 	}
 }
@@ -197,7 +202,7 @@ func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Res
 				p.had = was.Version
 			}
 		}
-		p.want, p.asked, p.held = is, false, is != nil && held(is)
+		p.want, p.asked, p.kept, p.held = is, false, false, is != nil && held(is)
 		since := b.inherit(since, was, t)
 		switch {
 		case p.held:
@@ -213,7 +218,26 @@ func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Res
 		}
 		b.settle(c, name)
 	})
+	if len(t.set.Withheld) == 0 && len(old.set.Withheld) > 0 {
+		b.let(since)
+	}
 	b.forget()
+}
+
+// let go what the proxy came with or asks for, and is not to have: now that is known.
+func (b *books) let(since resource.Revision) {
+	for c := range classes {
+		for _, p := range b.feeds[c].pending {
+			if p.kept {
+				p.kept, p.since = false, since
+			}
+		}
+		if sub := b.feeds[c].sub; sub != nil {
+			for name := range sub.SubscribedResources() {
+				b.ask(c, name)
+			}
+		}
+	}
 }
 
 // earlier of two revisions, the first of which may be none.
@@ -501,7 +525,7 @@ func (b *books) answer(c class) *response {
 	var gone []string
 	if len(r.items) == 0 {
 		for name, p := range f.pending {
-			if p.want == nil && !p.going && p.sent == nil && (p.asked && f.wants(name) || !p.asked && p.had != "" && f.removes(c) && b.released(c, p)) {
+			if p.want == nil && !p.going && !p.kept && p.sent == nil && (p.asked && f.wants(name) || !p.asked && p.had != "" && f.removes(c) && b.released(c, p)) {
 				gone = append(gone, name)
 			}
 		}

@@ -65,7 +65,7 @@ func (h *hand) Apply(c store.Changes) []resource.Key {
 func (h *hand) Hosts() []string                                 { return nil }
 func (h *hand) Resolved(map[string][]netip.Addr) []resource.Key { return nil }
 
-func (h *hand) Plan(k resource.Key) (func() (*envoy.Set, error), []plan.Problem, error) {
+func (h *hand) Plan(k resource.Key) (func() *envoy.Set, []plan.Problem, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, ok := h.view.Get(k); !ok {
@@ -82,7 +82,7 @@ func (h *hand) Plan(k resource.Key) (func() (*envoy.Set, error), []plan.Problem,
 	if set == nil {
 		set = xdstest.Set()
 	}
-	return func() (*envoy.Set, error) { return set, nil }, nil, nil
+	return func() *envoy.Set { return set }, nil, nil
 }
 
 // record is an observer that keeps everything.

@@ -34,7 +34,7 @@ type planner interface {
 	Resolved(map[string][]netip.Addr) []resource.Key
 	// Plan works out one proxy. It fails with plan.ErrUnknownProxy, or another error that is to be shown. The
 	// plan's translation may be called from any goroutine.
-	Plan(resource.Key) (translate func() (*envoy.Set, error), problems []plan.Problem, err error)
+	Plan(resource.Key) (translate func() *envoy.Set, problems []plan.Problem, err error)
 }
 
 // stages is the planner of index, plan and envoy.
@@ -49,12 +49,12 @@ func (s *stages) Apply(c store.Changes) []resource.Key              { return s.i
 func (s *stages) Hosts() []string                                   { return s.index.Hosts() }
 func (s *stages) Resolved(a map[string][]netip.Addr) []resource.Key { return s.index.Resolved(a) }
 
-func (s *stages) Plan(k resource.Key) (func() (*envoy.Set, error), []plan.Problem, error) {
+func (s *stages) Plan(k resource.Key) (func() *envoy.Set, []plan.Problem, error) {
 	p, err := plan.Build(s.index, k)
 	if err != nil {
 		return nil, nil, err
 	}
-	return func() (*envoy.Set, error) { return s.translator.Translate(p) }, p.Problems, nil
+	return func() *envoy.Set { return s.translator.Translate(p) }, p.Problems, nil
 }
 
 // loop follows the config log and publishes what it means. There are no timers: the first change is worked on
@@ -210,7 +210,7 @@ func (l *loop) round(v store.View, dirty []resource.Key, since resource.Revision
 			g.Go(func() error {
 				var set *envoy.Set
 				if err == nil {
-					set, err = translate()
+					set = translate()
 				}
 				l.publish(p, set, problems, err, since)
 				return nil
@@ -249,14 +249,10 @@ func (l *loop) reason(k resource.Key) error {
 	return status.Errorf(codes.NotFound, "%s was deleted", k)
 }
 
-// blame finds what an error is about, in the last resort the dataplane.
+// blame says of the dataplane why there is no plan.
 func (l *loop) blame(k resource.Key, err error) Refusal {
 	r := Refusal{Proxy: k, Text: err.Error(), At: time.Now()}
-	var invalid *envoy.InvalidError
-	if errors.As(err, &invalid) {
-		r.TypeURL, r.Name, r.Sources = invalid.TypeURL, invalid.Name, invalid.Sources
-	}
-	if o, ok := l.view.Get(k); ok && len(r.Sources) == 0 {
+	if o, ok := l.view.Get(k); ok {
 		r.Sources = []plan.Source{{Key: k, Revision: o.SpecRevision}}
 	}
 	return r

@@ -32,8 +32,10 @@ type proxy struct {
 	target *target
 	// round is the revision from which the target's changes are booked.
 	round resource.Revision
-	// refused resources, by their versions, are held back until their content changes, or another Envoy comes.
-	refused map[envoy.Ref]string
+	// refused resources are held back until their content changes, or another Envoy comes.
+	refused map[envoy.Ref]refused
+	// invalid resources never go, their last good version stays: what was told of them.
+	invalid map[envoy.Ref]Refusal
 	// failed says why the last plan did not work out, so that the one before it is served.
 	failed *Refusal
 	// problems that were told of the plan, by part.
@@ -46,10 +48,16 @@ type proxy struct {
 	left bool
 }
 
+// refused is a resource that an Envoy refused.
+type refused struct {
+	version string
+	told    Refusal
+}
+
 // held says whether the proxy has refused a resource as it is now.
 func (p *proxy) held(r *envoy.Resource) bool {
-	version, ok := p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}]
-	return ok && version == r.Version
+	x, ok := p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}]
+	return ok && x.version == r.Version
 }
 
 // publish gives the proxy another configuration, made from changes since the given revision.
@@ -59,12 +67,13 @@ func (p *proxy) publish(set *envoy.Set, since resource.Revision) {
 	if len(p.streams) == 0 || p.left {
 		return
 	}
-	t := newTarget(set)
+	t := newTarget(p.mend(set))
 	p.target, p.round = t, since
 	p.recover()
-	for ref, version := range p.refused {
+	p.invalidate(set, t)
+	for ref, x := range p.refused {
 		c, _ := classOf(ref.TypeURL)
-		if r := t.find(c, ref.Name); r == nil || r.Version != version {
+		if r := t.find(c, ref.Name); r == nil || r.Version != x.version {
 			p.clear(ref)
 		}
 	}
@@ -96,24 +105,78 @@ func (p *proxy) recover() {
 	}
 }
 
+// mend a set with what the proxy should have had so far.
+func (p *proxy) mend(set *envoy.Set) *envoy.Set {
+	if p.target == nil {
+		return set.Over(nil)
+	}
+	return set.Over(p.target.set)
+}
+
+// invalidate shows what of a plan does not validate, when that has changed, before the target that was made of it
+// is anywhere said to be live.
+func (p *proxy) invalidate(set *envoy.Set, t *target) {
+	before := p.invalid
+	p.invalid = nil
+	for _, x := range set.Invalid {
+		told := Refusal{
+			Proxy: p.key, TypeURL: x.Ref.TypeURL, Name: x.Ref.Name, Sources: set.Origin.Sources(x.Ref), Text: cut(x.Err.Error()), At: time.Now(),
+		}
+		if p.invalid == nil {
+			p.invalid = make(map[envoy.Ref]Refusal, len(set.Invalid))
+		}
+		if old, ok := before[x.Ref]; ok && old.Text == told.Text && slices.Equal(old.Sources, told.Sources) {
+			p.invalid[x.Ref] = old
+			continue
+		}
+		p.invalid[x.Ref] = told
+		p.o.Logger.Error("a resource does not validate, its last good version stays",
+			"proxy", p.key.String(), "type", x.Ref.TypeURL, "name", x.Ref.Name, "error", told.Text)
+		p.o.Observer.Refused(told)
+	}
+	for ref := range before {
+		if _, still := p.invalid[ref]; !still {
+			p.validated(ref, t)
+		}
+	}
+}
+
+// validated: a resource is no longer invalid. It may be the one of before again, which the proxy had refused.
+func (p *proxy) validated(ref envoy.Ref, t *target) {
+	if x, ok := p.refused[ref]; ok {
+		c, _ := classOf(ref.TypeURL)
+		if r := t.find(c, ref.Name); r != nil && r.Version == x.version {
+			p.o.Observer.Refused(x.told)
+			return
+		}
+	}
+	p.clear(ref)
+}
+
 // refuse holds a resource back.
 func (p *proxy) refuse(r *envoy.Resource, text string) {
-	if p.refused == nil {
-		p.refused = map[envoy.Ref]string{}
+	ref := envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}
+	told := Refusal{
+		Proxy: p.key, TypeURL: r.TypeURL, Name: r.Name, Sources: p.target.set.Origin.Sources(ref), Text: text, At: time.Now(),
 	}
-	p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}] = r.Version
+	if p.refused == nil {
+		p.refused = map[envoy.Ref]refused{}
+	}
+	p.refused[ref] = refused{r.Version, told}
 	c, _ := classOf(r.TypeURL)
 	for _, st := range p.streams {
 		st.books.hold(c, r)
 	}
-	p.o.Observer.Refused(Refusal{
-		Proxy: p.key, TypeURL: r.TypeURL, Name: r.Name, Sources: p.target.set.Origin.Sources(envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}), Text: text, At: time.Now(),
-	})
+	if _, shown := p.invalid[ref]; !shown {
+		p.o.Observer.Refused(told)
+	}
 }
 
 func (p *proxy) clear(ref envoy.Ref) {
 	delete(p.refused, ref)
-	p.o.Observer.Cleared(p.key, ref.TypeURL, ref.Name)
+	if _, shown := p.invalid[ref]; !shown {
+		p.o.Observer.Cleared(p.key, ref.TypeURL, ref.Name)
+	}
 }
 
 // open adds a stream. An Envoy that has nothing yet may take what the one before it refused: its version, or what
@@ -167,6 +230,10 @@ func (p *proxy) close(st *stream) (last, inline bool) {
 	if len(p.streams) > 0 {
 		p.report()
 		return false, false
+	}
+	for ref := range p.invalid {
+		delete(p.invalid, ref)
+		p.validated(ref, p.target)
 	}
 	p.target = nil
 	p.recover()
@@ -267,6 +334,11 @@ func (p *proxy) report() {
 		return
 	}
 	rejected := uint32(len(p.refused))
+	for ref := range p.invalid {
+		if _, both := p.refused[ref]; !both {
+			rejected++
+		}
+	}
 	if p.failed != nil {
 		rejected++
 	}

@@ -76,6 +76,12 @@ func (t *target) find(c class, name string) *envoy.Resource {
 	return t.by[c][i]
 }
 
+// withholds says whether the target has no version of a resource that there should be.
+func (t *target) withholds(c class, name string) bool {
+	_, ok := t.set.Withheld[envoy.Ref{TypeURL: c.typeURL(), Name: name}]
+	return ok
+}
+
 // diff calls f for each resource whose content differs between two targets; a or b is nil where one has it
 // not.
 func (t *target) diff(to *target, f func(c class, a, b *envoy.Resource)) {

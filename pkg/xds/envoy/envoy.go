@@ -5,18 +5,12 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"weak"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -32,31 +26,6 @@ const (
 	ListenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	RouteType    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 )
-
-// ErrInvalid: a resource would not pass Envoy's own validation. errors.As gives *InvalidError.
-var ErrInvalid = errors.New("invalid resource")
-
-// InvalidError names the resource that is invalid.
-type InvalidError struct {
-	TypeURL, Name string
-	Sources       []plan.Source
-	Err           error
-}
-
-// Error implements error.
-func (e *InvalidError) Error() string {
-	var from []string
-	for _, s := range e.Sources {
-		from = append(from, s.Key.String())
-	}
-	return fmt.Sprintf("invalid %s %q made from %s: %v", e.TypeURL[strings.LastIndexByte(e.TypeURL, '.')+1:], e.Name, strings.Join(from, ", "), e.Err)
-}
-
-// Is makes errors.Is(err, ErrInvalid) true.
-func (e *InvalidError) Is(target error) bool { return target == ErrInvalid }
-
-// Unwrap gives what the validation said.
-func (e *InvalidError) Unwrap() error { return e.Err }
 
 // Resource is one Envoy resource: immutable, validated (ValidateAll) and marshalled once, interned by content
 // and shared by all proxies that use it. Two Resources of one Translator with the same type, name and content
@@ -78,12 +47,26 @@ type Ref struct{ TypeURL, Name string }
 
 // Set is the whole configuration of one proxy. It is immutable.
 type Set struct {
-	// Resources in a fixed order: clusters, endpoints, listeners, routes, each sorted by name, no two with the
+	// Resources in a fixed order: clusters, endpoints, listeners, routes, secrets, each sorted by name, no two with the
 	// same type and name.
 	Resources []*Resource
 	// Origin finds the sources of a resource, which are not its own, since equal content can come from different
-	// objects. They are seldom asked for.
+	// objects. They are seldom asked for. It knows those of what is invalid too.
 	Origin Origin
+	// Identity is what the proxy has to prove; nil: nothing. The secret for it is not among the resources.
+	Identity *plan.Identity
+	// Invalid are the resources that would not pass Envoy's own validation: they are left out.
+	Invalid []Invalid
+	// Withheld names what is left out of a mended set, as it is invalid, or leads to what is withheld, and no good
+	// version of it is known. The proxy may still have one.
+	Withheld map[Ref]struct{}
+}
+
+// Invalid is a resource that would not pass Envoy's own validation.
+type Invalid struct {
+	Ref Ref
+	// Err is what the validation said.
+	Err error
 }
 
 // Origin finds the sources of the resources of one proxy: those of its plan.
@@ -131,6 +114,10 @@ func (o *origin) Sources(r Ref) []plan.Source {
 				return x.Sources
 			}
 		}
+	case SecretType:
+		if o.Identity != nil {
+			return o.Identity.Sources
+		}
 	}
 	return nil
 }
@@ -156,29 +143,23 @@ func NewTranslator() *Translator {
 	return &Translator{interned: map[identity]weak.Pointer[Resource]{}}
 }
 
-// Translate gives the resources of a plan. It fails when a resource would not pass Envoy's own validation,
-// with an *InvalidError naming it and its sources; the caller then keeps the last good set. The same plan gives
-// the same set, and one that has only other endpoints costs what differs.
-func (t *Translator) Translate(p *plan.Proxy) (*Set, error) {
+// Translate gives the resources of a plan. One that would not pass Envoy's own validation is left out and named in
+// Invalid; it costs the others nothing. The same plan gives the same set, and one that has only other endpoints
+// costs what differs.
+func (t *Translator) Translate(p *plan.Proxy) *Set {
 	last, ok := p.Memo.Load().(*translated)
-	var err error
-	switch {
-	case !ok || last.by != t || len(last.endpoints) != len(p.Endpoints):
-		last, err = t.whole(p)
-	case !slices.Equal(last.endpoints, p.Endpoints):
-		last, err = last.with(p)
-	default:
-		return last.set, nil
+	if ok && last.by == t && slices.Equal(last.endpoints, p.Endpoints) {
+		return last.set
 	}
-	if err != nil {
-		var invalid *InvalidError
-		if errors.As(err, &invalid) {
-			invalid.Sources = (*origin)(p).Sources(Ref{TypeURL: invalid.TypeURL, Name: invalid.Name})
-		}
-		return nil, err
+	var next *translated
+	if ok && last.by == t && len(last.endpoints) == len(p.Endpoints) {
+		next = last.with(p)
 	}
-	p.Memo.Store(last)
-	return last.set, nil
+	if next == nil {
+		next = t.whole(p)
+	}
+	p.Memo.Store(next)
+	return next.set
 }
 
 // translated is what the frame of a plan remembers: its last set. The endpoints' resources follow the clusters'.
@@ -190,51 +171,58 @@ type translated struct {
 }
 
 // whole translates a plan from its parts.
-func (t *Translator) whole(p *plan.Proxy) (*translated, error) {
+func (t *Translator) whole(p *plan.Proxy) *translated {
 	n := len(p.Clusters) + len(p.Endpoints) + len(p.Inbounds) + len(p.Outbounds) + len(p.Forwarders) + len(p.Routes)
 	b := setBuilder{t: t, set: &Set{Resources: make([]*Resource, 0, n), Origin: (*origin)(p)}}
 	for _, c := range p.Clusters {
-		add(&b, c, &c.Memo, cluster)
+		add(&b, Ref{ClusterType, c.Name}, c, &c.Memo, cluster)
 	}
 	b.sort()
 	for _, e := range p.Endpoints {
-		add(&b, e, &e.Memo, loadAssignment)
+		add(&b, Ref{EndpointType, e.Cluster}, e, &e.Memo, loadAssignment)
 	}
 	b.sorted = len(b.set.Resources)
 	for _, l := range p.Inbounds {
-		add(&b, l, &l.Memo, inbound)
+		add(&b, Ref{ListenerType, l.Name}, l, &l.Memo, inbound)
 	}
 	for _, l := range p.Outbounds {
-		add(&b, l, &l.Memo, outbound)
+		add(&b, Ref{ListenerType, l.Name}, l, &l.Memo, outbound)
 	}
 	for _, l := range p.Forwarders {
-		add(&b, l, &l.Memo, forwarder)
+		add(&b, Ref{ListenerType, l.Name}, l, &l.Memo, forwarder)
 	}
 	b.sort()
 	for _, r := range p.Routes {
-		add(&b, r, &r.Memo, routeConfiguration)
+		add(&b, Ref{RouteType, r.Name}, r, &r.Memo, routeConfiguration)
 	}
 	b.sort()
-	if b.err != nil {
-		return nil, b.err
+	if id := p.Identity; id != nil {
+		b.set.Identity = id
+		if id.Authority.Usable() {
+			add(&b, Ref{SecretType, MeshCA}, id, &id.Authority.Memo, meshCA)
+		}
 	}
-	return &translated{by: t, clusters: len(p.Clusters), endpoints: p.Endpoints, set: b.set}, nil
+	return &translated{by: t, clusters: len(p.Clusters), endpoints: p.Endpoints, set: b.set}
 }
 
-// with is the same with the endpoints of another plan, of the same clusters.
-func (last *translated) with(p *plan.Proxy) (*translated, error) {
-	set := &Set{Resources: slices.Clone(last.set.Resources), Origin: (*origin)(p)}
+// with is the same with the endpoints of another plan, of the same clusters; nil where something is left out, so
+// that places have moved.
+func (last *translated) with(p *plan.Proxy) *translated {
+	if len(last.set.Invalid) > 0 {
+		return nil
+	}
+	set := &Set{Resources: slices.Clone(last.set.Resources), Origin: (*origin)(p), Identity: p.Identity}
 	for i, e := range p.Endpoints {
 		if e == last.endpoints[i] {
 			continue
 		}
-		r, err := resourceOf(last.by, e, &e.Memo, loadAssignment)
+		r, err := resourceOf(last.by, Ref{EndpointType, e.Cluster}, e, &e.Memo, loadAssignment)
 		if err != nil {
-			return nil, err
+			return nil
 		}
 		set.Resources[last.clusters+i] = r
 	}
-	return &translated{by: last.by, clusters: last.clusters, endpoints: p.Endpoints, set: set}, nil
+	return &translated{by: last.by, clusters: last.clusters, endpoints: p.Endpoints, set: set}
 }
 
 // message is any of the resources' types.
@@ -247,13 +235,13 @@ type message interface {
 type made struct {
 	by       *Translator
 	resource *Resource
+	err      error
 }
 
-// setBuilder collects the resources of a plan; after an error it does no more.
+// setBuilder collects the resources of a plan.
 type setBuilder struct {
 	t   *Translator
 	set *Set
-	err error
 	// sorted is the number of resources that are in order.
 	sorted int
 }
@@ -264,57 +252,36 @@ func (b *setBuilder) sort() {
 	b.sorted = len(b.set.Resources)
 }
 
-// add puts the resource of a part into the set.
-func add[P any](b *setBuilder, part P, memo *index.Memo, make func(P) (message, []Ref, error)) {
-	if b.err != nil {
-		return
-	}
-	r, err := resourceOf(b.t, part, memo, make)
+// add puts the resource of a part into the set, or names it as invalid.
+func add[P any](b *setBuilder, ref Ref, part P, memo *index.Memo, make func(P) (message, []Ref, error)) {
+	r, err := resourceOf(b.t, ref, part, memo, make)
 	if err != nil {
-		b.err = err
+		b.set.Invalid = append(b.set.Invalid, Invalid{Ref: ref, Err: err})
 		return
 	}
 	b.set.Resources = append(b.set.Resources, r)
 }
 
-// resourceOf returns the resource of a part, making it if the part does not remember it.
-func resourceOf[P any](t *Translator, part P, memo *index.Memo, make func(P) (message, []Ref, error)) (*Resource, error) {
+// resourceOf returns the resource of a part, or what is wrong with it, making it if the part does not remember it.
+func resourceOf[P any](t *Translator, ref Ref, part P, memo *index.Memo, make func(P) (message, []Ref, error)) (*Resource, error) {
 	if m, ok := memo.Load().(*made); ok && m.by == t {
-		return m.resource, nil
+		return m.resource, m.err
 	}
 	msg, refs, err := make(part)
 	if err == nil {
 		err = msg.ValidateAll()
 	}
-	typeURL, name := identify(msg)
 	var r *Resource
 	if err == nil {
-		r, err = t.intern(typeURL, name, msg, refs)
+		r, err = t.intern(ref, msg, refs)
 	}
-	if err != nil {
-		return nil, &InvalidError{TypeURL: typeURL, Name: name, Err: err}
-	}
-	memo.Store(&made{by: t, resource: r})
-	return r, nil
-}
-
-func identify(m message) (typeURL, name string) {
-	switch m := m.(type) {
-	case *clusterv3.Cluster:
-		return ClusterType, m.GetName()
-	case *endpointv3.ClusterLoadAssignment:
-		return EndpointType, m.GetClusterName()
-	case *listenerv3.Listener:
-		return ListenerType, m.GetName()
-	case *routev3.RouteConfiguration:
-		return RouteType, m.GetName()
-	default:
-		return "", ""
-	}
+	memo.Store(&made{by: t, resource: r, err: err})
+	return r, err
 }
 
 // intern finds the resource with this content, or makes it. Refs follow from the content.
-func (t *Translator) intern(typeURL, name string, m message, refs []Ref) (*Resource, error) {
+func (t *Translator) intern(ref Ref, m message, refs []Ref) (*Resource, error) {
+	typeURL, name := ref.TypeURL, ref.Name
 	content, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("marshal: %w", err)

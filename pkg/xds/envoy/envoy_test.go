@@ -1,7 +1,7 @@
 package envoy
 
 import (
-	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
@@ -42,9 +42,9 @@ func translate(t *testing.T, tr *Translator, ix *index.Index, i int) *Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := tr.Translate(p)
-	if err != nil {
-		t.Fatal(err)
+	set := tr.Translate(p)
+	if len(set.Invalid) > 0 {
+		t.Fatal(set.Invalid)
 	}
 	return set
 }
@@ -138,19 +138,32 @@ func TestForgetsWhatIsNotUsed(t *testing.T) {
 	runtime.KeepAlive(ix)
 }
 
+// What does not validate is left out and named with its sources, the rest is there, also when endpoints change.
 func TestInvalidResourceIsNamed(t *testing.T) {
 	source := plan.Source{Key: resource.Key{Kind: resource.KindTrafficRoute, Scope: "default", Name: "bad"}, Revision: 7}
-	p := &plan.Proxy{Frame: &plan.Frame{Clusters: []*plan.Cluster{{Sources: []plan.Source{source}}}}}
-	_, err := NewTranslator().Translate(p)
-	var invalid *InvalidError
-	if !errors.As(err, &invalid) || !errors.Is(err, ErrInvalid) {
-		t.Fatalf("error is %v", err)
-	}
-	if invalid.TypeURL != ClusterType || len(invalid.Sources) != 1 || invalid.Sources[0] != source {
-		t.Errorf("%+v", invalid)
-	}
-	if !strings.Contains(err.Error(), "TrafficRoute default/bad") {
-		t.Errorf("the object is not named: %v", err)
+	frame := &plan.Frame{Clusters: []*plan.Cluster{
+		{Name: "bad", Discovery: plan.DiscoverMesh, ConnectTimeout: -time.Second, Sources: []plan.Source{source}},
+		{Name: "good", Discovery: plan.DiscoverMesh, ConnectTimeout: time.Second},
+	}}
+	tr := NewTranslator()
+	for port := range uint32(2) {
+		p := &plan.Proxy{Frame: frame, Endpoints: []*plan.Endpoints{
+			{Cluster: "bad"}, {Cluster: "good", Hosts: []index.Endpoint{{Host: "10.0.0.1", Port: 80 + port}}},
+		}}
+		set := tr.Translate(p)
+		if len(set.Invalid) != 1 || set.Invalid[0].Ref != (Ref{ClusterType, "bad"}) || !strings.Contains(set.Invalid[0].Err.Error(), "ConnectTimeout") {
+			t.Fatalf("invalid: %v", set.Invalid)
+		}
+		if got := set.Origin.Sources(set.Invalid[0].Ref); len(got) != 1 || got[0] != source {
+			t.Errorf("its sources are %v", got)
+		}
+		if len(set.Resources) != 3 {
+			t.Errorf("%d resources, want the cluster and both endpoints", len(set.Resources))
+		}
+		find(t, set, ClusterType, "good")
+		if got := find(t, set, EndpointType, "good"); !strings.Contains(got.Wire.String(), fmt.Sprint(80+port)) {
+			t.Errorf("endpoints of before: %v", got.Wire)
+		}
 	}
 }
 

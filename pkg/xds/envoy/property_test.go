@@ -197,9 +197,9 @@ func outcomes(t *rapid.T, tr *Translator, ix *index.Index) map[resource.Key]outc
 			all[k] = outcome{failure: err.Error()}
 			continue
 		}
-		set, err := tr.Translate(p)
-		if err != nil {
-			t.Fatal(err)
+		set := tr.Translate(p)
+		if len(set.Invalid) > 0 {
+			t.Fatal(set.Invalid)
 		}
 		o := outcome{resources: set.Resources}
 		names := map[Ref]bool{}

@@ -346,6 +346,9 @@ func (c *Client) handle(r *discoveryv3.DeltaDiscoveryResponse) {
 	if reason != "" {
 		answer.ErrorDetail = &rpcstatus.Status{Code: int32(codes.Internal), Message: reason}
 		c.answer(answer)
+		if t == resourcev3.ClusterType { // its first answer, good or bad, is what Envoy waits for
+			c.listen()
+		}
 		return
 	}
 	c.update(func(s *State) { s.take(r) })
@@ -379,6 +382,11 @@ func (c *Client) warmed() {
 	}
 	c.answer(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resourcev3.ClusterType, ResponseNonce: c.unacked})
 	c.unacked = ""
+	c.listen()
+}
+
+// listen asks for listeners, once.
+func (c *Client) listen() {
 	if c.subscribed[resourcev3.ListenerType] == nil {
 		c.ask(resourcev3.ListenerType)
 	}
