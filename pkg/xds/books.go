@@ -181,7 +181,8 @@ func (b *books) ask(c class, name string) {
 	}
 }
 
-// publish moves to another target. What differs is owed since the given revision.
+// publish moves to another target. What differs is owed since the given revision; 0: by nobody's change, and what
+// was owed before stays owed since then.
 func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Resource) bool) {
 	old := b.target
 	b.target = t
@@ -207,6 +208,7 @@ func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Res
 		switch {
 		case p.held:
 			p.since, p.next = 0, 0
+		case since == 0:
 		case p.sent != nil || p.going:
 			p.next = earlier(p.next, since)
 		default:
@@ -481,7 +483,7 @@ func (b *books) waits(r *envoy.Resource) bool {
 // ready says whether a change may go now.
 func (b *books) ready(c class, name string, p *change) bool {
 	switch {
-	case p.want == nil || p.sent != nil || p.going || p.held:
+	case p.want == nil || p.want.Wire == nil || p.sent != nil || p.going || p.held:
 		return false
 	case p.want.Version == p.had && !p.again:
 		return false
@@ -491,6 +493,13 @@ func (b *books) ready(c class, name string, p *change) bool {
 		return !b.waits(p.want)
 	}
 	return true
+}
+
+// lacks says whether the proxy asks for its certificate, and there is none to send.
+func (b *books) lacks() bool {
+	f := &b.feeds[secrets]
+	p := f.pending[envoy.IdentityCert]
+	return p != nil && p.want != nil && p.want.Wire == nil && p.sent == nil && (p.want.Version != p.had || p.again) && f.wants(envoy.IdentityCert)
 }
 
 // released says whether something may go: listeners when what was to replace them is ACKed, clusters when no

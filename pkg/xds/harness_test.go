@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/meridian-mesh/meridian/pkg/auth/ca"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	"github.com/meridian-mesh/meridian/pkg/store/memory"
@@ -170,7 +171,8 @@ type world struct {
 	t        *testing.T
 	ctx      context.Context
 	store    store.Store
-	hand     *hand
+	hand     *hand // nil: the real planner
+	issuer   func(certPEM, keyPEM []byte) (ca.Issuer, error)
 	seen     *record
 	server   *Server
 	conn     *grpc.ClientConn
@@ -205,10 +207,15 @@ func newWorld(t *testing.T, limits Limits) *world {
 func (w *world) start(limits Limits) {
 	w.t.Helper()
 	var err error
-	w.server, err = newServer(Options{
+	o := Options{
 		Store: w.store, Table: resource.NewTable(), Zone: "zone-1", Instance: "cp", Authenticator: tokens{time.Minute},
-		Observer: w.seen, Logger: slog.New(slog.NewTextHandler(logs{w.t}, nil)), Limits: limits,
-	}, w.hand)
+		Observer: w.seen, Logger: slog.New(slog.NewTextHandler(logs{w.t}, nil)), Limits: limits, Issuer: w.issuer,
+	}
+	if w.hand != nil {
+		w.server, err = newServer(o, w.hand)
+	} else {
+		w.server, err = NewServer(o)
+	}
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/meridian-mesh/meridian/pkg/auth/ca"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	"github.com/meridian-mesh/meridian/pkg/xds/index"
@@ -58,7 +59,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Options are what a Server needs. All but Resolver and Limits are required.
+// Options are what a Server needs. All but Resolver, Issuer and Limits are required.
 type Options struct {
 	Store store.Store
 	Table *resource.Table
@@ -72,7 +73,9 @@ type Options struct {
 	// Resolver finds out what DNS names in dataplanes stand for; nil: they stay without endpoints. Whoever
 	// made it runs it.
 	Resolver index.Resolver
-	Limits   Limits
+	// Issuer makes what issues workload certificates from a mesh's CA, both parts PEM; nil: ca.Parse.
+	Issuer func(certPEM, keyPEM []byte) (ca.Issuer, error)
+	Limits Limits
 }
 
 // check names what is missing.

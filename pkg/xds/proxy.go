@@ -17,6 +17,7 @@ type proxy struct {
 	o   *Options
 	// progress is told of every step.
 	progress *progress
+	issuer   *issuer
 	// registering is held while the proxy's dataplane is written or taken away. It is taken before mu.
 	registering sync.Mutex
 
@@ -42,6 +43,8 @@ type proxy struct {
 	problems map[string]string
 	// again are endpoints that an ended stream still owed to a changed cluster.
 	again map[string]struct{}
+	// workload is nil while the plan asks for no certificate.
+	workload *workload
 	// inline: the dataplane was born with a stream and goes with the last one.
 	inline bool
 	// left: the proxy has said goodbye. Its dataplane is gone, its stream goes on as it is.
@@ -67,10 +70,16 @@ func (p *proxy) publish(set *envoy.Set, since resource.Revision) {
 	if len(p.streams) == 0 || p.left {
 		return
 	}
-	t := newTarget(p.mend(set))
-	p.target, p.round = t, since
+	p.round = since
 	p.recover()
+	t := newTarget(p.mend(set), p.identify(set.Identity))
 	p.invalidate(set, t)
+	p.retarget(t, since)
+}
+
+// retarget gives the streams something else to be sent, asked for since the given revision; 0: by nobody's change.
+func (p *proxy) retarget(t *target, since resource.Revision) {
+	p.target = t
 	for ref, x := range p.refused {
 		c, _ := classOf(ref.TypeURL)
 		if r := t.find(c, ref.Name); r == nil || r.Version != x.version {
@@ -236,6 +245,7 @@ func (p *proxy) close(st *stream) (last, inline bool) {
 		p.validated(ref, p.target)
 	}
 	p.target = nil
+	p.dismissWorkload()
 	p.recover()
 	for part := range p.problems {
 		p.o.Observer.Cleared(p.key, "", part)
@@ -340,6 +350,9 @@ func (p *proxy) report() {
 		}
 	}
 	if p.failed != nil {
+		rejected++
+	}
+	if p.workload != nil && p.workload.failed != "" {
 		rejected++
 	}
 	lag, lags := p.streams[len(p.streams)-1].books.lag()

@@ -29,6 +29,7 @@ type Server struct {
 	loop     *loop
 	reaper   *reaper
 	progress *progress
+	issuer   *issuer
 	// identity goes with every response; shared.
 	identity *corev3.ControlPlane
 	// ctx ends the streams when Run returns.
@@ -53,7 +54,7 @@ func newServer(o Options, p planner) (*Server, error) {
 	}
 	o.Limits = o.Limits.withDefaults()
 	s := &Server{
-		o: o, reaper: newReaper(), progress: newProgress(), identity: &corev3.ControlPlane{Identifier: o.Instance},
+		o: o, reaper: newReaper(), progress: newProgress(), issuer: newIssuer(o.Issuer), identity: &corev3.ControlPlane{Identifier: o.Instance},
 		proxies: map[resource.Key]*proxy{}, streams: map[*stream]*proxy{},
 	}
 	s.ctx, s.stop = context.WithCancelCause(context.Background())
@@ -85,6 +86,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { s.progress.run(gctx, s.o.Observer); return nil })
+	g.Go(func() error { s.issuer.run(gctx); return nil })
 	err := g.Wait()
 	s.stop(status.Error(codes.Unavailable, "the control plane is stopping"))
 	s.mu.Lock()
@@ -174,7 +176,7 @@ func (s *Server) acquire(k resource.Key) *proxy {
 	defer s.mu.Unlock()
 	p := s.proxies[k]
 	if p == nil {
-		p = &proxy{key: k, o: &s.o, progress: s.progress}
+		p = &proxy{key: k, o: &s.o, progress: s.progress, issuer: s.issuer}
 		s.proxies[k] = p
 	}
 	p.users++

@@ -115,9 +115,15 @@ func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, sub cache.Subscripti
 		return nil, status.Error(codes.Unavailable, "the stream has ended")
 	}
 	f := &st.books.feeds[c]
+	if c == secrets && !f.seen && p.adopt() {
+		p.retarget(newTarget(p.target.set, p.workload.cert), 0)
+	}
 	f.out, f.sub = out, sub
 	before := f.stats
 	reason := cut(req.GetErrorDetail().GetMessage())
+	if c == secrets {
+		reason = "the proxy refuses it, for a reason that stands in its own log" // nobody knows what it quotes
+	}
 	if bad := st.books.request(c, req, p.round, p.held); bad != nil {
 		p.refuse(bad, reason)
 		st.s.o.Logger.Warn("a proxy refused a resource, which is held back until it changes",
@@ -162,6 +168,9 @@ func (st *stream) OnStreamDeltaResponse(_ int64, req *discoveryv3.DeltaDiscovery
 
 // pump sends what can be sent, in order, without waiting. With the proxy's lock.
 func (st *stream) pump() {
+	if st.books.lacks() {
+		st.proxy.certify()
+	}
 	for c := range classes {
 		r := st.books.answer(c)
 		if r == nil {

@@ -47,14 +47,15 @@ func classOf(typeURL string) (class, bool) {
 }
 
 // target is what one proxy should have. It is immutable and small: it is the translator's set, and the resources
-// themselves are shared.
+// themselves are shared, but for the proxy's certificate.
 type target struct {
 	set *envoy.Set
 	// by are the resources by class, then name: parts of the set's, which have that order.
 	by [classes][]*envoy.Resource
 }
 
-func newTarget(set *envoy.Set) *target {
+// newTarget adds a proxy's certificate to a set; nil: there is none.
+func newTarget(set *envoy.Set, cert *envoy.Resource) *target {
 	t := &target{set: set}
 	rest := set.Resources
 	for c := range classes {
@@ -63,6 +64,9 @@ func newTarget(set *envoy.Set) *target {
 			n++
 		}
 		t.by[c], rest = rest[:n], rest[n:]
+	}
+	if cert != nil { // by its name it comes first
+		t.by[secrets] = append([]*envoy.Resource{cert}, t.by[secrets]...)
 	}
 	return t
 }
