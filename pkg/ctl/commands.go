@@ -283,10 +283,10 @@ func (t *tool) overviews(c *cobra.Command, path []string, query url.Values, prin
 
 func (t *tool) generate() *cobra.Command {
 	c := &cobra.Command{
-		Use: "generate", Short: "Make tokens", Args: cobra.NoArgs,
+		Use: "generate", Short: "Make tokens and certificates", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(t.zoneToken(), t.dataplaneToken())
+	c.AddCommand(t.zoneToken(), t.dataplaneToken(), t.tlsCertificate())
 	return c
 }
 
