@@ -26,11 +26,11 @@ CC_FOUND := $(shell command -v $${CC:-gcc} || command -v clang || command -v cc)
 RACE     := $(if $(CC_FOUND),-race)
 
 # Everything but the end-to-end scenarios.
-UNIT = $$(go list ./... | grep -v '^$(MODULE)/e2e$$')
+UNIT = $$(go list ./... | grep -v -e '^$(MODULE)/e2e$$' -e '^$(MODULE)/e2e/containers$$')
 
 .PHONY: help
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## Builds bin/global-cp, bin/zone-cp, bin/zone-dp and bin/meridianctl, static
@@ -62,8 +62,12 @@ fmt: ## Formats protos and Go
 	$(BUF) format -w
 	$(GOLANGCI_LINT) fmt
 
-.PHONY: release-image
-release-image: ## Takes the present protos as those that later ones are compared with
+.PHONY: images
+images: build envoy ## Builds the container images global-cp, zone-cp and zone-dp (with Envoy), from scratch
+	ENVOY="$$(tools/envoy.sh)" docker/build.sh bin .cache/images '$(VERSION)'
+
+.PHONY: release-protos
+release-protos: ## Takes the present protos as those that later ones are compared with
 	$(BUF) build -o proto/released.binpb
 
 .PHONY: test
@@ -77,6 +81,10 @@ unit: envoy ## Runs the unit tests, with the race detector where there is a C co
 .PHONY: e2e
 e2e: build envoy ## Runs the end-to-end scenarios, in one process and with real binaries and Envoys
 	MERIDIAN_E2E_BIN=$(CURDIR)/bin ENVOY="$$(tools/envoy.sh || true)" go test -count=1 -timeout 40m ./e2e $(E2E_ARGS)
+
+.PHONY: e2e-docker
+e2e-docker: build envoy ## Runs the mesh in containers; tools/with-docker.sh make e2e-docker starts a daemon for it
+	MERIDIAN_E2E_BIN=$(CURDIR)/bin ENVOY="$$(tools/envoy.sh)" go test -count=1 -timeout 15m ./e2e/containers $(E2E_ARGS)
 
 .PHONY: bench
 bench: build ## Measures how long a write takes to N proxies, and what a proxy costs

@@ -165,9 +165,15 @@ func act[O, R any](t *testing.T, u *unit, what string, do func(context.Context, 
 	}
 }
 
-func (u *unit) kill(t *testing.T)    { t.Helper(); act(t, u, "kill", suite.docker.Client().ContainerKill) }
-func (u *unit) pause(t *testing.T)   { t.Helper(); act(t, u, "pause", suite.docker.Client().ContainerPause) }
-func (u *unit) unpause(t *testing.T) { t.Helper(); act(t, u, "unpause", suite.docker.Client().ContainerUnpause) }
+func (u *unit) kill(t *testing.T) { t.Helper(); act(t, u, "kill", suite.docker.Client().ContainerKill) }
+func (u *unit) pause(t *testing.T) {
+	t.Helper()
+	act(t, u, "pause", suite.docker.Client().ContainerPause)
+}
+func (u *unit) unpause(t *testing.T) {
+	t.Helper()
+	act(t, u, "unpause", suite.docker.Client().ContainerUnpause)
+}
 
 // restart starts a container that has ended.
 func (u *unit) restart(t *testing.T) {

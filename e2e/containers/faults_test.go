@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -137,6 +138,13 @@ func TestRoll(t *testing.T) {
 		}
 		w.goesOn(t)
 		m.live(t, w.now())
+	}
+	// Instances of a service go one after the other; each takes its leave, and the other answers meanwhile.
+	for _, z := range m.zones {
+		for i, p := range z.proxies {
+			p.roll(t, suite.present)
+			z.answers(t, fmt.Sprintf("v%d", i+1), startTime)
+		}
 	}
 	m.live(t, w.end(t, rolled...))
 	requests.end(t)

@@ -28,7 +28,7 @@ import (
 // label marks whatever a run makes at the Docker daemon; its value is the run, which begins with the process id.
 const label = "meridian.e2e.run"
 
-// oldVersion is the version of the build that is rolled from, where no other programs are given for it.
+// oldVersion is what the build says it is that is rolled from, where it is not given.
 const oldVersion = "0.0.0-before"
 
 // suite is what the tests share: it is set once, before they start.
@@ -158,8 +158,7 @@ func report[T any](_ T, err error) {
 func image(name, tag string) string { return "meridian-e2e/" + name + ":" + tag }
 
 // buildImages builds the images of both builds and of the service. The programs come from $MERIDIAN_E2E_BIN and
-// $MERIDIAN_E2E_OLD_BIN; where these are not set they are built, the old ones from the same source with another
-// version.
+// $MERIDIAN_E2E_OLD_BIN; those that are not given are built.
 func buildImages(ctx context.Context) error {
 	root, err := harness.Root()
 	if err != nil {
@@ -170,39 +169,28 @@ func buildImages(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if out, err := command(ctx, root, "go", "build", "-trimpath", "-o", filepath.Join(dir, "service", "service"), "./e2e/containers/service"); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	dockerfile, err := os.ReadFile(filepath.Join(root, "e2e", "containers", "service", "Dockerfile"))
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "service", "Dockerfile"), dockerfile, 0o600); err != nil {
-		return err
-	}
 	suite.present, suite.old = suite.run+"-present", suite.run+"-old"
-	if err := build(ctx, filepath.Join(dir, "service"), "service", suite.present); err != nil {
+	if err := serviceImage(ctx, root, filepath.Join(dir, "service")); err != nil {
 		return err
 	}
-	for tag, programs := range map[string]struct{ given, version string }{
-		suite.present: {given: os.Getenv("MERIDIAN_E2E_BIN")},
-		suite.old:     {given: os.Getenv("MERIDIAN_E2E_OLD_BIN"), version: oldVersion},
-	} {
-		bin := programs.given
-		if bin == "" {
-			bin = filepath.Join(dir, "bin-"+tag)
-			if err := os.Mkdir(bin, 0o700); err != nil {
-				return err
-			}
-			flags := "-s -w -X github.com/meridian-mesh/meridian/pkg/version.version=" + programs.version
-			if out, err := command(ctx, root, "go", "build", "-trimpath", "-ldflags", flags, "-o", bin+"/", "./cmd/..."); err != nil {
-				return fmt.Errorf("go build: %w\n%s", err, out)
-			}
+	present, old := os.Getenv("MERIDIAN_E2E_BIN"), os.Getenv("MERIDIAN_E2E_OLD_BIN")
+	if present == "" {
+		present = filepath.Join(dir, "present")
+		if err := compile(ctx, root, present, ""); err != nil {
+			return err
 		}
-		contexts := filepath.Join(dir, "contexts-"+tag)
-		images := []string{"global-cp", "zone-cp", "zone-dp"}
-		if out, err := command(ctx, root, "docker/build.sh", append([]string{"--context-only", bin, contexts, tag}, images...)...); err != nil {
-			return fmt.Errorf("docker/build.sh: %w\n%s", err, out)
+	}
+	if old == "" {
+		old = filepath.Join(dir, "old")
+		if err := compile(ctx, released(ctx, root, filepath.Join(dir, "released")), old, oldVersion); err != nil {
+			return err
+		}
+	}
+	for tag, bin := range map[string]string{suite.present: present, suite.old: old} {
+		contexts, images := filepath.Join(dir, tag), []string{"global-cp", "zone-cp", "zone-dp"}
+		args := append([]string{"--context-only", bin, contexts, tag}, images...)
+		if err := command(ctx, root, filepath.Join(root, "docker", "build.sh"), args...); err != nil {
+			return err
 		}
 		for _, name := range images {
 			if err := build(ctx, filepath.Join(contexts, name), name, tag); err != nil {
@@ -213,11 +201,51 @@ func buildImages(ctx context.Context) error {
 	return nil
 }
 
-func command(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
+// serviceImage builds the image of the service behind the proxies.
+func serviceImage(ctx context.Context, root, dir string) error {
+	source := filepath.Join(root, "e2e", "containers", "service")
+	if err := command(ctx, root, "go", "build", "-trimpath", "-o", filepath.Join(dir, "service"), source); err != nil {
+		return err
+	}
+	dockerfile, err := os.ReadFile(filepath.Join(source, "Dockerfile"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), dockerfile, 0o600); err != nil {
+		return err
+	}
+	return build(ctx, dir, "service", suite.present)
+}
+
+// compile builds the programs of a source tree.
+func compile(ctx context.Context, source, bin, version string) error {
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		return err
+	}
+	flags := "-s -w -X github.com/meridian-mesh/meridian/pkg/version.version=" + version
+	return command(ctx, source, "go", "build", "-trimpath", "-ldflags", flags, "-o", bin+"/", "./cmd/...")
+}
+
+// released gives the source of the build before this one: the commit whose protos those of today are held to. Where
+// there is no such history, as in a shallow clone or an archive, it is today's source.
+func released(ctx context.Context, root, dir string) string {
+	script := `commit="$(git rev-list -1 HEAD -- proto/released.binpb)" && mkdir "$0" && git archive "$commit" | tar -x -C "$0"`
+	if err := command(ctx, root, "bash", "-euo", "pipefail", "-c", script, dir); err != nil {
+		fmt.Fprintln(os.Stderr, "rolling from today's source:", err)
+		return root
+	}
+	return dir
+}
+
+// command runs a program; the error holds what it wrote.
+func command(ctx context.Context, dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	return cmd.CombinedOutput()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return nil
 }
 
 // build builds one image, from what is there alone.

@@ -51,9 +51,9 @@ type zone struct {
 	cp            *controlPlane
 	// web calls the backend for each request; its port is what a test's client calls.
 	web *unit
-	// backends are the service's instances.
-	backends []*unit
-	token    string
+	// backends are the called service's instances, and proxies stand beside them.
+	backends, proxies []*unit
+	token             string
 }
 
 // newMesh starts a global and two zones, each with a web that calls two instances of a backend, and waits until all
@@ -131,7 +131,7 @@ func (m *mesh) zone(t *testing.T, name, tag string) *zone {
 	for _, version := range []string{"v1", "v2"} {
 		b := z.service(t, "backend-"+version, "backend", version, "")
 		z.backends = append(z.backends, b)
-		z.proxy(t, b, "backend", version, tag)
+		z.proxies = append(z.proxies, z.proxy(t, b, "backend", version, tag))
 	}
 	return z
 }
