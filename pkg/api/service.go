@@ -49,16 +49,13 @@ type Options struct {
 	Version, InstanceID, Hostname string
 	// ConfigJSON is the configuration as a JSON object, without secrets.
 	ConfigJSON []byte
-<<<<<<< /tmp/ops-head/pkg/api/service.go
 	// Sealer encrypts the secrets in backups; nil: the store keeps nothing, and there are none.
 	Sealer store.Sealer
-=======
 	// Nudge, if not nil, is called when someone begins to wait until zones have come to a revision: they may be told
 	// at once how far they are. It must not block.
 	Nudge func()
 	// MaxWaits bounds the requests that wait for a revision; 0: 1,000.
 	MaxWaits int
->>>>>>> /tmp/m.head
 	// Now gives the time; nil is time.Now.
 	Now    func() time.Time
 	Logger *slog.Logger
