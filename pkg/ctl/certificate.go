@@ -22,7 +22,7 @@ func (t *tool) tlsCertificate() *cobra.Command {
 		Long: `Make a TLS certificate that is its own authority, and its key, without asking a control plane.
 
 A server's is for apiServer.https, dpServer and multizone.global.kds; its clients trust the certificate itself.
-A client's goes into the directory that apiServer.auth.clientCertsDir or multizone.global.kds.auth names.`,
+A client's goes into the directory that apiServer.auth.clientCertsDir or multizone.global.kds.clientCertsDir names.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s := auth.SelfSigned{Name: "meridian", Hosts: hosts, ValidFor: validFor, Now: time.Now()}
 			for _, typ := range types {
