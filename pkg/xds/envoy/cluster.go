@@ -66,6 +66,7 @@ func cluster(c *plan.Cluster) (message, []Ref, error) {
 	}
 	if c.Discovery == plan.DiscoverMesh || c.Discovery == plan.DiscoverDNS {
 		balance(m, c.LoadBalancer)
+		watchful(m, c)
 	}
 	if c.Protocol.IsHTTP() {
 		options, err := pack(protocolOptions(c))
@@ -82,7 +83,7 @@ func protocolOptions(c *plan.Cluster) *upstreamv3.HttpProtocolOptions {
 		ProtocolConfig: &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}},
 	}
 	if c.HTTP2 {
-		explicit.ProtocolConfig = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
+		explicit.ProtocolConfig = &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: http2(c)}
 	}
 	options := &upstreamv3.HttpProtocolOptions{
 		UpstreamProtocolOptions: &upstreamv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
@@ -173,17 +174,24 @@ func loadAssignment(e *plan.Endpoints) (message, []Ref, error) {
 	return assignment(e.Cluster, e.Hosts), nil, nil
 }
 
-// assignment groups hosts by where they are, in the order in which each place first comes up.
+// assignment groups hosts by where they are and when they are called, in the order in which each place first
+// comes up.
 func assignment(name string, hosts []index.Endpoint) *endpointv3.ClusterLoadAssignment {
-	type place struct{ region, zone, subZone string }
+	type place struct {
+		region, zone, subZone string
+		later                 bool
+	}
 	m := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	groups := map[place]*endpointv3.LocalityLbEndpoints{}
 	for _, h := range hosts {
-		at := place{h.Region, h.Zone, h.SubZone}
+		at := place{h.Region, h.Zone, h.SubZone, h.Later}
 		g, ok := groups[at]
 		if !ok {
 			g = &endpointv3.LocalityLbEndpoints{}
-			if at != (place{}) {
+			if h.Later {
+				g.Priority = 1
+			}
+			if at != (place{later: h.Later}) {
 				g.Locality = &corev3.Locality{Region: at.region, Zone: at.zone, SubZone: at.subZone}
 			}
 			groups[at] = g
@@ -197,10 +205,12 @@ func assignment(name string, hosts []index.Endpoint) *endpointv3.ClusterLoadAssi
 func lbEndpoint(h index.Endpoint) *endpointv3.LbEndpoint {
 	e := &endpointv3.Endpoint{Address: address(h.Host, h.Port)}
 	m := &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: e}}
+	if len(h.Tags) > 0 || h.Weight > 0 {
+		m.LoadBalancingWeight = wrapperspb.UInt32(max(h.Weight, 1))
+	}
 	if len(h.Tags) == 0 {
 		return m
 	}
-	m.LoadBalancingWeight = wrapperspb.UInt32(1)
 	// No route asks for them: they are for who reads the proxy's configuration.
 	m.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{tagsMetadata: object(h.Tags)}}
 	if name, external := h.Tags[index.TagExternal]; external {

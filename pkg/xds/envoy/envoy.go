@@ -98,6 +98,9 @@ func (o *origin) Sources(r Ref) []plan.Source {
 				return l.Sources
 			}
 		}
+		if l := o.Ingress; l != nil && l.Name == r.Name {
+			return l.Sources
+		}
 		for _, l := range o.Outbounds {
 			if l.Name == r.Name {
 				return slices.Concat(o.Frame.Sources, l.Sources)
@@ -184,6 +187,9 @@ func (t *Translator) whole(p *plan.Proxy) *translated {
 	b.sorted = len(b.set.Resources)
 	for _, l := range p.Inbounds {
 		add(&b, Ref{ListenerType, l.Name}, l, &l.Memo, inbound)
+	}
+	if l := p.Ingress; l != nil {
+		add(&b, Ref{ListenerType, l.Name}, l, &l.Memo, ingress)
 	}
 	for _, l := range p.Outbounds {
 		add(&b, Ref{ListenerType, l.Name}, l, &l.Memo, outbound)

@@ -10,6 +10,7 @@ import (
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	previousv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -118,15 +119,16 @@ func routeConfiguration(r *plan.Route) (message, []Ref, error) {
 		action.HostRewriteSpecifier = &routev3.RouteAction_AutoHostRewrite{AutoHostRewrite: wrapperspb.Bool(true)}
 	}
 	host := virtualHost(r.Service, action)
-	host.RetryPolicy = retryPolicy(r.Retry)
+	var err error
+	host.RetryPolicy, err = retryPolicy(r.Retry)
 	return &routev3.RouteConfiguration{
 		Name: r.Name, VirtualHosts: []*routev3.VirtualHost{host}, ValidateClusters: wrapperspb.Bool(false),
-	}, clusterRefs(r), nil
+	}, clusterRefs(r), err
 }
 
-func retryPolicy(r *plan.Retry) *routev3.RetryPolicy {
+func retryPolicy(r *plan.Retry) (*routev3.RetryPolicy, error) {
 	if r == nil {
-		return nil
+		return nil, nil
 	}
 	m := &routev3.RetryPolicy{
 		RetryOn: strings.Join(r.On, ","), RetriableStatusCodes: r.Statuses, PerTryTimeout: optional(r.PerTry),
@@ -134,10 +136,20 @@ func retryPolicy(r *plan.Retry) *routev3.RetryPolicy {
 	if r.Retries != nil {
 		m.NumRetries = wrapperspb.UInt32(*r.Retries)
 	}
+	if r.OtherHost {
+		config, err := pack(&previousv3.PreviousHostsPredicate{})
+		if err != nil {
+			return nil, err
+		}
+		m.RetryHostPredicate = []*routev3.RetryPolicy_RetryHostPredicate{{
+			Name: previousHosts, ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: config},
+		}}
+		m.HostSelectionRetryMaxAttempts = otherHostTries
+	}
 	if r.BackOff > 0 {
 		m.RetryBackOff = &routev3.RetryPolicy_RetryBackOff{BaseInterval: durationpb.New(r.BackOff), MaxInterval: optional(r.MaxBackOff)}
 	}
-	return m
+	return m, nil
 }
 
 // virtualHost takes every request.
@@ -169,7 +181,11 @@ const (
 	tcpFilter       = "envoy.filters.network.tcp_proxy"
 	grpcStatsFilter = "envoy.filters.http.grpc_stats"
 	routerFilter    = "envoy.filters.http.router"
+	previousHosts   = "envoy.retry_host_predicates.previous_hosts"
 )
+
+// otherHostTries is how often a proxy draws an endpoint that it has not tried for a request before it takes any.
+const otherHostTries = 5
 
 // connectionManager accepts HTTP/1 and HTTP/2: between proxies it is the latter.
 func connectionManager(name string) *hcmv3.HttpConnectionManager {

@@ -43,6 +43,16 @@ func (w world) host() string {
 	return w.pick("address", "10.0.0.1", "10.0.0.2", "fd00::1", "one.test", "two.test")
 }
 
+// zone is another one, or this one, of which nothing should come from elsewhere.
+func (w world) zone() string { return w.pick("zone", "zone-2", "zone-2", "zone-3", "zone-1") }
+
+func (w world) abroad() resource.Origin {
+	if w.pick("born", "elsewhere", "elsewhere", "elsewhere", "here") == "here" {
+		return resource.Local
+	}
+	return resource.Global
+}
+
 func (w world) tags() map[string]string {
 	tags := map[string]string{index.TagService: w.service()}
 	if p := w.protocol(); p != "" {
@@ -103,10 +113,19 @@ func (w world) change() {
 	kind := rapid.SampledFrom([]resource.Kind{
 		resource.KindDataplane, resource.KindDataplane, resource.KindDataplane, resource.KindDataplane, resource.KindMesh,
 		resource.KindTrafficRoute, resource.KindTrafficRoute, resource.KindTrafficRoute, resource.KindTimeout, resource.KindRetry, resource.KindExternalService, resource.KindSecret,
+		resource.KindZone, resource.KindZoneIngress, resource.KindZoneService, resource.KindZoneService,
 	}).Draw(w.t, "kind")
 	k := resource.Key{Kind: kind, Scope: w.scope(), Name: fmt.Sprintf("n%d", rapid.IntRange(0, 3).Draw(w.t, "name"))}
 	if kind == resource.KindMesh {
 		k.Scope, k.Name = "", k.Scope
+	}
+	switch kind {
+	case resource.KindZone:
+		k.Scope, k.Name = "", w.zone()
+	case resource.KindZoneIngress:
+		k.Scope, k.Name = "", w.zone()+"."+k.Name
+	case resource.KindZoneService:
+		k.Name = w.zone() + "." + k.Name
 	}
 	if kind == resource.KindMesh && w.coin("rather not") {
 		return
@@ -119,7 +138,20 @@ func (w world) change() {
 	put := func(m proto.Message) { w.log.PutMessage(k, resource.Local, created, m) }
 	switch kind {
 	case resource.KindMesh:
-		put(&meshv1.Mesh{Networking: &meshv1.Mesh_Networking{Outbound: &meshv1.Mesh_Networking_Outbound{Passthrough: wrapperspb.Bool(w.coin("passthrough"))}}})
+		m := &meshv1.Mesh{
+			Networking: &meshv1.Mesh_Networking{Outbound: &meshv1.Mesh_Networking_Outbound{Passthrough: wrapperspb.Bool(w.coin("passthrough"))}},
+			Routing:    &meshv1.Mesh_Routing{LocalityAwareLoadBalancing: w.coin("local first")},
+		}
+		if w.coin("mTLS") {
+			m.Mtls = &meshv1.Mesh_Mtls{EnabledBackend: "ca", Backends: []*meshv1.CertificateAuthorityBackend{{Name: "ca", Type: "builtin"}}}
+		}
+		put(m)
+	case resource.KindZone:
+		put(&systemv1.Zone{Enabled: wrapperspb.Bool(w.coin("enabled"))})
+	case resource.KindZoneIngress:
+		w.log.PutMessage(k, w.abroad(), created, &systemv1.ZoneIngress{Address: w.host(), Port: uint32(rapid.IntRange(10001, 10002).Draw(w.t, "ingress port"))})
+	case resource.KindZoneService:
+		w.log.PutMessage(k, w.abroad(), created, &systemv1.ZoneService{Tags: w.tags(), Instances: uint32(rapid.IntRange(1, 2).Draw(w.t, "instances"))})
 	case resource.KindDataplane:
 		origin := resource.Local
 		if w.pick("born", "here", "here", "here", "elsewhere") == "elsewhere" {
@@ -213,7 +245,7 @@ func outcomes(t *rapid.T, tr *Translator, ix *index.Index) map[resource.Key]outc
 		}
 		for _, r := range set.Resources {
 			for _, ref := range r.Refs {
-				if !names[ref] && ref.Name != "outbound:passthrough:ipv4" {
+				if !names[ref] && ref.Name != "outbound:passthrough:ipv4" && ref.TypeURL != SecretType {
 					t.Fatalf("%s: %s needs %v, which is not there", k, r.Name, ref)
 				}
 			}

@@ -93,10 +93,12 @@ func bootstrap(t *testing.T, set *Set) []byte {
 				m.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 				m.EdsClusterConfig = nil
 				m.LoadAssignment = assignments[r.Name]
+				m.TransportSocket = nil // its certificates come over a stream that there is not
 			}
 			clusters = append(clusters, toJSON(t, m))
 		case *listenerv3.Listener:
 			for _, chain := range m.GetFilterChains() {
+				chain.TransportSocket = nil
 				for _, f := range chain.GetFilters() {
 					hcm, ok := unpack(t, f.GetTypedConfig()).(*hcmv3.HttpConnectionManager)
 					if !ok || hcm.GetRds() == nil {

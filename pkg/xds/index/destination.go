@@ -102,7 +102,7 @@ func (d *destination) drop(w *work, p *proxy) {
 }
 
 // choose picks the policies anew and says whether anything is different now.
-func (d *destination) choose(w *work) bool {
+func (d *destination) choose(ix *Index, w *work) bool {
 	m, name := d.identity.mesh, d.service.name
 	is := choice{
 		tags:    d.key,
@@ -113,7 +113,7 @@ func (d *destination) choose(w *work) bool {
 	}
 	v, ok := d.service.variants[is]
 	if !ok || v.stale() {
-		v = d.variant(w, is)
+		v = d.variant(ix, w, is)
 	}
 	if v == d.chosen {
 		return false
@@ -125,7 +125,7 @@ func (d *destination) choose(w *work) bool {
 }
 
 // variant makes the variant of a choice.
-func (d *destination) variant(w *work, is choice) *variant {
+func (d *destination) variant(ix *Index, w *work, is choice) *variant {
 	v := &variant{
 		is: is, service: d.service, users: map[*destination]struct{}{},
 		current: &Destination{Service: d.service.name, Tags: d.tags, Route: is.route, Timeout: is.timeout, Retry: is.retry},
@@ -144,7 +144,7 @@ func (d *destination) variant(w *work, is choice) *variant {
 		}
 		delete(rest, TagService)
 		s := d.identity.mesh.service(w, name)
-		g := s.group(rest)
+		g := s.group(ix, rest)
 		v.current.Targets = append(v.current.Targets, Target{Service: s.current, Tags: g.tags, Group: g, Weight: split.GetWeight()})
 		if _, known := g.users[v]; !known {
 			g.users[v] = struct{}{}

@@ -22,6 +22,11 @@ type Index struct {
 	zone   string
 	meshes map[string]*mesh
 	hosts  map[string]*host
+	// zones are the others.
+	zones map[string]*otherZone
+	// ingresses are those of this zone; ingress is where they lead.
+	ingresses map[*proxy]struct{}
+	ingress   *Ingress
 	// names are the sorted keys of hosts; nil: to be put together again.
 	names []string
 }
@@ -41,17 +46,22 @@ type mesh struct {
 	unvouched bool
 	// secretUsers are the external services that name a secret, present or not.
 	secretUsers map[string]map[*external]struct{}
-	policies    [policyKinds]policies
+	// remotes are what other zones have, by the names of their objects.
+	remotes map[string]*remote
+	// asked are the tags that routes lead to, by service and text.
+	asked    map[string]map[string]*asked
+	policies [policyKinds]policies
 	// permissions are chosen for each inbound: receivers by tags, and those of a service.
 	permissions policies
 	receivers   map[string]*receiver
 	receiversOf map[string]map[*receiver]struct{}
 }
 
-// host is a DNS name that dataplanes have as their address.
+// host is a DNS name that dataplanes, or ingresses of other zones, have as their address.
 type host struct {
-	answer []netip.Addr
-	users  map[*proxy]struct{}
+	answer    []netip.Addr
+	users     map[*proxy]struct{}
+	entrances map[*entrance]struct{}
 }
 
 // work is what a group of changes leaves to be done when all of them have been taken in.
@@ -63,6 +73,8 @@ type work struct {
 	dirty        map[resource.Key]struct{}
 	// hosts that may not be wanted any more.
 	hosts map[string]struct{}
+	// doors: the ingresses lead elsewhere now.
+	doors bool
 }
 
 func newWork() *work {
@@ -82,11 +94,12 @@ type Mesh struct {
 
 // New makes an index of a whole view, for the proxies of the named zone. Host names start without an answer.
 func New(zone string, v store.View) *Index {
-	ix := &Index{zone: zone, meshes: map[string]*mesh{}, hosts: map[string]*host{}}
+	ix := &Index{zone: zone, meshes: map[string]*mesh{}, hosts: map[string]*host{}, zones: map[string]*otherZone{}, ingresses: map[*proxy]struct{}{}, ingress: &Ingress{}}
 	w := newWork()
 	for _, kind := range []resource.Kind{
 		resource.KindMesh, resource.KindDataplane, resource.KindExternalService, resource.KindSecret,
 		resource.KindTrafficRoute, resource.KindTimeout, resource.KindRetry, resource.KindTrafficPermission,
+		resource.KindZone, resource.KindZoneIngress, resource.KindZoneService,
 	} {
 		for o := range v.Scan(store.OfKind(kind)) {
 			ix.take(w, o.Key, o)
@@ -168,6 +181,9 @@ func (ix *Index) Resolved(answers map[string][]netip.Addr) (dirty []resource.Key
 			p.withdraw(w)
 			p.offer(ix, w)
 		}
+		for e := range h.entrances {
+			e.zone.changed(w)
+		}
 	}
 	return ix.settle(w)
 }
@@ -183,6 +199,7 @@ func (ix *Index) mesh(w *work, name string) *mesh {
 			externals: map[string]*external{}, secrets: map[string]*resource.Object{},
 			secretUsers: map[string]map[*external]struct{}{}, permissions: newPolicies(),
 			receivers: map[string]*receiver{}, receiversOf: map[string]map[*receiver]struct{}{},
+			remotes: map[string]*remote{}, asked: map[string]map[string]*asked{},
 		}
 		for i := range m.policies {
 			m.policies[i] = newPolicies()
@@ -208,13 +225,24 @@ func (ix *Index) take(w *work, k resource.Key, o *resource.Object) {
 	case resource.KindSecret:
 		ix.mesh(w, k.Scope).takeSecret(w, k, o)
 	case resource.KindTrafficRoute:
-		takePolicy[meshv1.TrafficRoute](w, ix.mesh(w, k.Scope), policyRoute, k, o)
+		m, toggled := ix.mesh(w, k.Scope), map[string]struct{}{}
+		was := m.splits(k.Name)
+		takePolicy[meshv1.TrafficRoute](w, m, policyRoute, k, o)
+		m.ask(m.splits(k.Name), 1, toggled)
+		m.ask(was, -1, toggled)
+		m.reopen(w, toggled)
 	case resource.KindTimeout:
 		takePolicy[meshv1.Timeout](w, ix.mesh(w, k.Scope), policyTimeout, k, o)
 	case resource.KindRetry:
 		takePolicy[meshv1.Retry](w, ix.mesh(w, k.Scope), policyRetry, k, o)
 	case resource.KindTrafficPermission:
 		ix.mesh(w, k.Scope).takePermission(w, k, o)
+	case resource.KindZone:
+		ix.takeZone(w, k, o)
+	case resource.KindZoneIngress:
+		ix.takeZoneIngress(w, k, o)
+	case resource.KindZoneService:
+		ix.takeZoneService(w, k, o)
 	}
 }
 
@@ -228,7 +256,7 @@ func (ix *Index) takeMesh(w *work, m *mesh, o *resource.Object) {
 	if (next == nil) == (m.current == nil) && (next == nil || sameSpec(next.Object, m.current.Object)) {
 		return
 	}
-	enforced := m.enforces()
+	enforced, preferred := m.enforces(), m.prefersLocal()
 	if next != nil && m.current != nil {
 		next.Authority = m.current.Authority
 	}
@@ -240,6 +268,10 @@ func (ix *Index) takeMesh(w *work, m *mesh, o *resource.Object) {
 		for _, id := range m.identities {
 			id.reach(w)
 		}
+		m.reopen(w, map[string]struct{}{Wildcard: {}})
+	}
+	if m.prefersLocal() != preferred {
+		m.spread(w)
 	}
 }
 
@@ -259,8 +291,16 @@ func (ix *Index) settle(w *work) []resource.Key {
 		if s.current != was {
 			addAll(w.destinations, s.askedBy)
 		}
+		s.open(ix, w)
+		for _, d := range s.doors {
+			if d.Group.refresh(ix) {
+				for p := range ix.ingresses {
+					w.dirty[p.current.Key] = struct{}{}
+				}
+			}
+		}
 		for _, g := range s.groups {
-			changed := g.refresh()
+			changed := g.refresh(ix)
 			for v := range g.users {
 				for d := range v.users {
 					if changed {
@@ -274,7 +314,7 @@ func (ix *Index) settle(w *work) []resource.Key {
 		}
 	}
 	for d := range w.destinations {
-		if d.users != nil && d.choose(w) {
+		if d.users != nil && d.choose(ix, w) {
 			w.touch(d)
 		}
 	}
@@ -289,13 +329,16 @@ func (ix *Index) settle(w *work) []resource.Key {
 	for s := range w.services {
 		s.release()
 	}
+	if w.doors {
+		ix.rebuild(w)
+	}
 	for m := range w.meshes {
 		if m.idle() {
 			delete(ix.meshes, m.name)
 		}
 	}
 	for name := range w.hosts {
-		if len(ix.hosts[name].users) == 0 {
+		if len(ix.hosts[name].users)+len(ix.hosts[name].entrances) == 0 {
 			delete(ix.hosts, name)
 			ix.names = nil
 		}
@@ -312,7 +355,7 @@ func (w *work) touch(d *destination) {
 
 // idle says whether nothing of the mesh is left.
 func (m *mesh) idle() bool {
-	if m.current != nil || len(m.proxies)+len(m.services)+len(m.externals)+len(m.secrets) > 0 {
+	if m.current != nil || len(m.proxies)+len(m.services)+len(m.externals)+len(m.secrets)+len(m.remotes) > 0 {
 		return false
 	}
 	for i := range m.policies {

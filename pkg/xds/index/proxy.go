@@ -19,6 +19,8 @@ type Proxy struct {
 	Mesh *Mesh
 	// Address is networking.address, or what the name there stands for; not valid while that is not known.
 	Address netip.Addr
+	// Ingress is where an ingress leads; nil for other proxies.
+	Ingress *Ingress
 	// Memo is for what plans keep of this version.
 	Memo Memo
 
@@ -63,6 +65,7 @@ func (ix *Index) takeDataplane(w *work, m *mesh, k resource.Key, o *resource.Obj
 		delete(m.proxies, k.Name)
 		w.dirty[k] = struct{}{}
 		ix.follow(w, p, "")
+		ix.entrance(w, p, false)
 		p.withdraw(w)
 		p.leave(w)
 	case !known:
@@ -102,6 +105,7 @@ func (ix *Index) replace(w *work, p *proxy, o *resource.Object) {
 		}
 		old.release()
 	}
+	ix.entrance(w, p, spec.GetNetworking().GetIngress() != nil)
 	ix.renew(w, p)
 	p.withdraw(w)
 	p.offer(ix, w)
@@ -113,6 +117,9 @@ func (ix *Index) renew(w *work, p *proxy) {
 	p.current = &Proxy{
 		Key: c.Key, Object: c.Object, Spec: c.Spec, Mesh: p.mesh.current, destinations: c.destinations, receivers: c.receivers,
 		Address: ix.address(c.Spec.GetNetworking().GetAddress()),
+	}
+	if _, is := ix.ingresses[p]; is {
+		p.current.Ingress = ix.ingress
 	}
 	w.dirty[c.Key] = struct{}{}
 }
@@ -160,13 +167,18 @@ func (ix *Index) follow(w *work, p *proxy, name string) {
 	if p.host = name; name == "" {
 		return
 	}
+	ix.wanted(name).users[p] = struct{}{}
+}
+
+// wanted finds or makes the entry of a name.
+func (ix *Index) wanted(name string) *host {
 	h, ok := ix.hosts[name]
 	if !ok {
-		h = &host{users: map[*proxy]struct{}{}}
+		h = &host{users: map[*proxy]struct{}{}, entrances: map[*entrance]struct{}{}}
 		ix.hosts[name] = h
 		ix.names = nil
 	}
-	h.users[p] = struct{}{}
+	return h
 }
 
 // tagSets are the tags by which a dataplane is known to policies.

@@ -26,6 +26,8 @@ type Service struct {
 	Protocol Protocol
 	// External services are outside of the mesh; their endpoints are part of the service.
 	External bool
+	// Remote services are in other zones, perhaps also here. It stays so when these can't be reached.
+	Remote bool
 
 	entry *service
 	// fixed are all endpoints of an external service: they are part of it.
@@ -37,6 +39,8 @@ type Endpoints struct {
 	Service string
 	// Tags that they were chosen by, without the service's.
 	Tags map[string]string
+	// Mesh is set for those to which the zone's ingresses lead, which are in several meshes.
+	Mesh string
 	// Items are sorted by address and port; no two have the same.
 	Items []Endpoint
 	// Objects from which they were made, sorted by key.
@@ -55,6 +59,10 @@ type Endpoint struct {
 	Tags map[string]string
 	// Zone is the tag's, or that of this control plane.
 	Region, Zone, SubZone string
+	// Weight relative to the others; 0 counts as 1.
+	Weight uint32
+	// Remote endpoints are ingresses of other zones. Later: they are called when there is nobody else.
+	Remote, Later bool
 	// TLS is how an external endpoint is spoken to; nil: without TLS.
 	TLS *TLS
 }
@@ -81,7 +89,10 @@ type service struct {
 	name      string
 	offers    map[offerKey]*offer
 	externals map[string]*external
-	current   *Service
+	// remotes are what other zones have of it, doors what their ingresses are let in to.
+	remotes map[string]*remote
+	doors   map[string]*Door
+	current *Service
 	// places are what the offers, or external services, amount to, in the order of their addresses.
 	places []*offer
 	// tags by which policies are chosen for it; those of the current version.
@@ -124,7 +135,7 @@ func (m *mesh) service(w *work, name string) *service {
 	s, ok := m.services[name]
 	if !ok {
 		s = &service{
-			mesh: m, name: name, offers: map[offerKey]*offer{}, externals: map[string]*external{},
+			mesh: m, name: name, offers: map[offerKey]*offer{}, externals: map[string]*external{}, remotes: map[string]*remote{},
 			askedBy: map[*destination]struct{}{}, variants: map[choice]*variant{}, groups: map[string]*Group{},
 			tags: []map[string]string{{TagService: name}},
 		}
@@ -146,7 +157,7 @@ func (s *service) become(next *Service) {
 
 // release forgets a service that nobody offers or asks for.
 func (s *service) release() {
-	if len(s.offers)+len(s.externals)+len(s.askedBy)+len(s.groups) == 0 {
+	if len(s.offers)+len(s.externals)+len(s.remotes)+len(s.askedBy)+len(s.groups) == 0 {
 		delete(s.mesh.services, s.name)
 	}
 }
@@ -199,9 +210,9 @@ func validPort(p uint32) bool { return p >= 1 && p <= 65535 }
 
 // refresh puts together again what there is; the groups still have to look at it.
 func (s *service) refresh() {
-	shape := Service{Name: s.name, entry: s}
+	shape := Service{Name: s.name, entry: s, Remote: len(s.remotes) > 0 && s.mesh.enforces()}
 	switch {
-	case len(s.offers) > 0:
+	case len(s.offers) > 0 || shape.Remote:
 		s.places = slices.AppendSeq(s.places[:0], maps.Values(s.offers))
 	case len(s.externals) > 0:
 		shape.External = true
@@ -215,14 +226,24 @@ func (s *service) refresh() {
 	slices.SortFunc(s.places, func(a, b *offer) int {
 		return cmp.Or(a.endpoint.compare(b.endpoint), a.object.Key.Compare(b.object.Key))
 	})
-	for i, o := range s.places {
-		if i == 0 {
-			shape.Protocol = o.protocol
+	var spoken []Protocol
+	for _, o := range s.places {
+		spoken = append(spoken, o.protocol)
+	}
+	if shape.Remote {
+		for _, r := range s.remotes {
+			spoken = append(spoken, r.protocol)
 		}
-		shape.Protocol = shape.Protocol.Common(o.protocol)
+	}
+	for i, p := range spoken {
+		if i == 0 {
+			shape.Protocol = p
+		}
+		shape.Protocol = shape.Protocol.Common(p)
 	}
 	if shape.External {
-		if shape.fixed = s.having(nil); s.current.fixed != nil && shape.fixed.same(s.current.fixed) {
+		shape.fixed = s.having(nil)
+		if shape.fixed.tidy(); s.current.fixed != nil && shape.fixed.same(s.current.fixed) {
 			shape.fixed = s.current.fixed
 		}
 	}
@@ -257,7 +278,7 @@ func (e *Endpoints) same(o *Endpoints) bool {
 	return slices.EqualFunc(e.Objects, o.Objects, func(a, b *resource.Object) bool {
 		return a.Key == b.Key && a.SpecRevision == b.SpecRevision
 	}) && slices.EqualFunc(e.Items, o.Items, func(a, b Endpoint) bool {
-		return a.compare(b) == 0 && maps.Equal(a.Tags, b.Tags)
+		return a.compare(b) == 0 && a.Weight == b.Weight && a.Later == b.Later && a.Zone == b.Zone && maps.Equal(a.Tags, b.Tags)
 	}) && slices.EqualFunc(e.Problems, o.Problems, func(a, b Problem) bool { return a.Text == b.Text })
 }
 

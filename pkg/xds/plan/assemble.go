@@ -68,11 +68,14 @@ func (a *assembled) holds(p *index.Proxy, own *own) bool {
 func assemble(p *index.Proxy, own *own) *assembled {
 	n := len(own.outbounds)
 	frame := &Frame{
-		Key: p.Key, Identity: own.identity, Sources: own.sources, Inbounds: own.inbounds, Forwarders: own.forwarders,
+		Key: p.Key, Identity: own.identity, Sources: own.sources, Inbounds: own.inbounds, Forwarders: own.forwarders, Ingress: own.entrance,
 		Outbounds: make([]*Outbound, 0, n), Routes: make([]*Route, 0, n), Problems: slices.Clip(own.problems),
 	}
 	a := &assembled{destinations: make([]*index.Destination, n), plan: &Proxy{Frame: frame}}
-	uses := make([]use, 0, n)
+	uses := make([]use, 0, n+len(own.doors))
+	for _, d := range own.doors {
+		uses = append(uses, use{cluster: d.cluster, group: d.group})
+	}
 	at := make(map[string]int, n)
 	routes := make(map[string]struct{}, n)
 	for i, l := range own.outbounds {

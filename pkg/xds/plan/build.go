@@ -34,6 +34,8 @@ type own struct {
 	inbounds   []*Inbound
 	outbounds  []ownOutbound
 	forwarders []*Forwarder
+	entrance   *Ingress
+	doors      []door
 	clusters   []*Cluster
 	problems   []Problem
 	last       *assembled
@@ -52,7 +54,9 @@ func ownParts(p *index.Proxy) *own {
 	o := &own{sources: []Source{source(p.Object)}}
 	o.identify(p)
 	n := p.Spec.GetNetworking()
-	if n.GetIngress() == nil {
+	if n.GetIngress() != nil {
+		o.ingress(p)
+	} else {
 		t := n.GetTransparentProxying()
 		redirected := validPort(t.GetRedirectPortInbound()) && validPort(t.GetRedirectPortOutbound())
 		taken := map[netip.AddrPort]string{}

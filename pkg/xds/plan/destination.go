@@ -32,6 +32,8 @@ type destination struct {
 	groups    []*index.Group
 	listeners map[listenKey]*Outbound
 	problems  []Problem
+	// far: some of the endpoints may be in other zones.
+	far bool
 
 	timeout *meshv1.Timeout_Conf
 	retry   *meshv1.Retry_Conf
@@ -80,6 +82,7 @@ func (d *destination) plan() {
 		}
 		targets = append(targets, Target{Cluster: ClusterName(t.Service.Name, t.Tags), Weight: t.Weight})
 		external = external || t.Service.External
+		d.far = d.far || t.Service.Remote
 		if !slices.Contains(d.groups, t.Group) {
 			d.groups = append(d.groups, t.Group)
 			led = append(led, t)
@@ -105,6 +108,9 @@ func (d *destination) plan() {
 		// A stream may live for long: the timeout of HTTP requests does not hold for it.
 		d.route.Retry = grpcRetry(d.retry.GetGrpc())
 	}
+	if d.far && d.protocol.IsHTTP() {
+		d.route.Retry = d.route.Retry.far()
+	}
 	balance := d.loadBalancer()
 	for i, t := range led {
 		s := t.Service
@@ -116,6 +122,9 @@ func (d *destination) plan() {
 		}
 		if c.ConnectTimeout == 0 {
 			c.ConnectTimeout = defaultConnectTimeout
+		}
+		if s.Remote {
+			c.ConnectTimeout, c.Wary = min(c.ConnectTimeout, farConnectTimeout), true
 		}
 		switch s.Protocol {
 		case index.HTTP, index.HTTP2:
@@ -154,6 +163,9 @@ func (d *destination) listener(l Listener) *Outbound {
 	case !d.protocol.IsHTTP():
 		o.IdleTimeout = duration(d.timeout.GetTcp().GetIdleTimeout())
 		o.ConnectAttempts = d.retry.GetTcp().GetMaxConnectAttempts()
+		if o.ConnectAttempts == 0 && d.far {
+			o.ConnectAttempts = farAttempts
+		}
 		o.Sources = d.route.Sources
 	}
 	if len(d.listeners) >= remembered {
@@ -293,7 +305,11 @@ func endpointParts(e *index.Endpoints) *Endpoints {
 	if p, ok := e.Memo.Load().(*Endpoints); ok {
 		return p
 	}
-	p := &Endpoints{Cluster: ClusterName(e.Service, e.Tags), Hosts: e.Items, Sources: sources(e.Objects...)}
+	name := ClusterName(e.Service, e.Tags)
+	if e.Mesh != "" {
+		name = ServerName(e.Mesh, e.Service, e.Tags)
+	}
+	p := &Endpoints{Cluster: name, Hosts: e.Items, Sources: sources(e.Objects...)}
 	e.Memo.Store(p)
 	return p
 }

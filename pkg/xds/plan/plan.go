@@ -57,6 +57,8 @@ type Frame struct {
 	Outbounds []*Outbound
 	// Forwarders take in redirected traffic and hand it to the listener that it was meant for.
 	Forwarders []*Forwarder
+	// Ingress is nil, but for a proxy that is the zone's.
+	Ingress *Ingress
 	// Routes are those of Outbounds that speak HTTP, each once.
 	Routes []*Route
 	// Clusters that any of the above lead to, each once, workloads first.
@@ -150,6 +152,8 @@ type Retry struct {
 	PerTry time.Duration
 	// BackOff and MaxBackOff between tries; 0: the proxy's own.
 	BackOff, MaxBackOff time.Duration
+	// OtherHost: not where it was tried before, if there is anybody else.
+	OtherHost bool
 }
 
 // Forwarder takes in redirected traffic, and passes on what is meant for no listener.
@@ -191,6 +195,8 @@ type Cluster struct {
 	// IdleTimeout ends a connection without requests, MaxStream a stream; 0: the proxy's own.
 	IdleTimeout, MaxStream time.Duration
 	LoadBalancer           LoadBalancer
+	// Wary clusters find out by themselves, within seconds, which endpoints can't be reached, and leave them.
+	Wary bool
 	// TLS of the connections; nil: they are plain. External services have their own with their Hosts.
 	TLS *ClientTLS
 	// Hosts of DiscoverFixed and DiscoverDNS.

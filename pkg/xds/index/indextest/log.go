@@ -71,14 +71,18 @@ func (l *Log) Delete(k resource.Key) {
 	l.changed[k] = l.head
 }
 
-// PutYAML writes all objects of a YAML stream.
+// PutYAML writes all objects of a YAML stream. What zones tell one another comes from elsewhere.
 func (l *Log) PutYAML(text string) error {
 	objects, err := Parse(text)
 	if err != nil {
 		return err
 	}
 	for _, o := range objects {
-		l.PutMessage(o.Key, resource.Local, o.Created, o.Spec)
+		origin := resource.Local
+		if o.Key.Kind == resource.KindZoneIngress || o.Key.Kind == resource.KindZoneService {
+			origin = resource.Global
+		}
+		l.PutMessage(o.Key, origin, o.Created, o.Spec)
 	}
 	return nil
 }
