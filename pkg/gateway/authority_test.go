@@ -210,30 +210,65 @@ func TestOneAuthorityForManyWriters(t *testing.T) {
 	}
 }
 
-// TestAuthorityAgainstDeletion: a backend that comes back never finds half of what it left.
-func TestAuthorityAgainstDeletion(t *testing.T) {
-	p := start(t, setup{})
+// TestAuthorityAgainstOthers: what others write between a mesh's decision and its write is seen.
+func TestAuthorityAgainstOthers(t *testing.T) {
 	const one = `{"name":"ca-1","type":"builtin"}`
-	for range 100 {
-		p.must(p.put("/meshes/default", mtls("", one)), 200)
-		p.must(p.put("/meshes/default", `{}`), 200)
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if a := p.do("DELETE", "/meshes/default/secrets/default.ca-builtin-key-ca-1", ""); a.status != 200 && a.status != 400 {
-				t.Errorf("%d: %s", a.status, a.body)
+	old := &meshv1.Mesh{Mtls: &meshv1.Mesh_Mtls{Backends: []*meshv1.CertificateAuthorityBackend{{Name: "ca-1", Type: "builtin"}}}}
+	for _, c := range []struct {
+		name   string
+		before func(p *plane)
+		// meanwhile gives the certificate that must stay; nil: any.
+		meanwhile func(p *plane) *x509.Certificate
+	}{
+		{
+			"another start makes the CA of an old mesh", func(p *plane) {
+				p.seed(resource.Key{Kind: resource.KindMesh, Name: "default"}, resource.Local, old)
+			},
+			func(p *plane) *x509.Certificate {
+				if err := p.service.EnsureAuthorities(p.t.Context()); err != nil {
+					p.t.Error(err)
+				}
+				made, _ := p.builtin("default", "ca-1")
+				return made
+			},
+		},
+		{
+			"the CA that a backend left is deleted as it comes back", func(p *plane) {
+				p.must(p.put("/meshes/default", mtls("", one)), 200)
+				p.must(p.put("/meshes/default", `{}`), 200)
+			},
+			func(p *plane) *x509.Certificate {
+				p.must(p.do("DELETE", "/meshes/default/secrets/default.ca-builtin-key-ca-1", ""), 200)
+				return nil
+			},
+		},
+		{
+			"another request makes it", func(*plane) {},
+			func(p *plane) *x509.Certificate {
+				p.must(p.put("/meshes/default", mtls("", one)), 200)
+				made, _ := p.builtin("default", "ca-1")
+				return made
+			},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var h *hooked
+			p := start(t, setup{wrap: func(s store.Store) store.Store { h = &hooked{Store: s}; return h }})
+			c.before(p)
+			done := false
+			var want *x509.Certificate
+			h.hook = func(b store.Batch) error {
+				if !done && len(b.Puts) > 0 && b.Puts[0].Key.Kind == resource.KindMesh {
+					done = true
+					want = c.meanwhile(p)
+				}
+				return nil
+			}
+			p.must(p.put("/meshes/default", mtls("ca-1", one)), 200)
+			if got, _ := p.builtin("default", "ca-1"); !done || want != nil && !got.Equal(want) {
+				t.Error("the mesh's CA was replaced")
 			}
 		})
-		wg.Go(func() {
-			if a := p.put("/meshes/default", mtls("ca-1", one)); a.status != 200 {
-				t.Errorf("%d: %s", a.status, a.body)
-			}
-		})
-		wg.Wait()
-		if t.Failed() {
-			return
-		}
-		p.builtin("default", "ca-1")
-		p.must(p.put("/meshes/default", `{}`), 200)
 	}
 }
 
@@ -482,4 +517,13 @@ func TestProvidedAuthorityIsRefused(t *testing.T) {
 
 	// Older documents bring the halves after the mesh.
 	p.must(p.put("/meshes/default", `{"mtls":{"enabled":true,"ca":{"provided":{}}}}`), 200)
+}
+
+// TestDefaultMeshWithAuthority: the default mesh of the configuration has its CA from the start.
+func TestDefaultMeshWithAuthority(t *testing.T) {
+	p := start(t, setup{bare: true})
+	if err := p.service.EnsureDefaultMesh(t.Context(), []byte("mtls: {enabledBackend: ca-1, backends: [{name: ca-1, type: builtin}]}")); err != nil {
+		t.Fatal(err)
+	}
+	p.builtin("default", "ca-1")
 }
