@@ -68,8 +68,8 @@ func (s *Service) mayRead(ctx context.Context, d *resource.Descriptor) error {
 	if err := s.admin(c); err != nil {
 		return err
 	}
-	if s.Mode == Zone && c.Certificate == nil {
-		return status.Errorf(codes.PermissionDenied, "A zone control plane that has joined a global one shows no %s without a client certificate.", d.Kind)
+	if s.Mode == Zone && c.Certificate == nil && c.User == nil {
+		return status.Errorf(codes.PermissionDenied, "A zone control plane that has joined a global one shows no %s without a client certificate or a user token.", d.Kind)
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (s *Service) mayWrite(ctx context.Context, d *resource.Descriptor) error {
 		return s.admin(c)
 	}
 	if !s.Policy.MayWrite(c) {
-		return status.Error(codes.PermissionDenied, "Over the network a change needs a client certificate that this control plane trusts (apiServer.auth.clientCertsDir).")
+		return status.Error(codes.PermissionDenied, "Over the network a change needs a user token, or a client certificate that this control plane trusts (apiServer.auth.clientCertsDir).")
 	}
 	return nil
 }
@@ -90,20 +90,16 @@ func (s *Service) admin(c auth.Caller) error {
 	if s.Policy.Admin(c) {
 		return nil
 	}
-	return status.Error(codes.PermissionDenied, "This is for administrators only: use a client certificate that this control plane trusts (apiServer.auth.clientCertsDir), or call from its own machine where that is allowed (apiServer.auth.allowFromLocalhost).")
+	return status.Error(codes.PermissionDenied, "This is for administrators only: use a user token with the role admin, or a client certificate that this control plane trusts (apiServer.auth.clientCertsDir), or call from its own machine where that is allowed (apiServer.auth.allowFromLocalhost).")
 }
 
 // author names the caller in the audit line.
 func author(ctx context.Context) store.Author {
 	c, ok := auth.CallerFrom(ctx)
-	switch {
-	case !ok:
+	if !ok {
 		return store.Author{Who: "api"}
-	case c.Certificate != nil:
-		return store.Author{Who: "certificate " + c.Certificate.Subject.String()}
-	default:
-		return store.Author{Who: "address " + c.Remote.Addr().String()}
 	}
+	return store.Author{Who: c.Subject(), Request: c.Request}
 }
 
 // unsupported is the answer to a body of another media type.

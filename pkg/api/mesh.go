@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/types/known/wrapperspb"
-
 	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
@@ -19,13 +17,6 @@ const (
 	dataplaneKeyPrefix  = "dataplane-token-signing-key-"
 	envoyAdminKeyPrefix = "envoy-admin-client-token-signing-key-"
 )
-
-// Uses of public keys.
-const useDataplane = "dataplane"
-
-func dataplaneKeyName(mesh string) resource.Key {
-	return resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: dataplaneKeyPrefix + mesh}
-}
 
 // meshKeys are the private keys of a new mesh, in PKCS#1 DER.
 type meshKeys struct{ dataplane, envoyAdmin []byte }
@@ -87,7 +78,7 @@ func birth(mesh string, keys *meshKeys) ([]store.Put, error) {
 		}
 		puts = append(puts, store.Put{Key: resource.Key{Kind: d.Kind, Scope: mesh, Name: d.Name}, Spec: spec})
 	}
-	signing, err := keyPuts(mesh, keys.dataplane)
+	signing, _, err := dataplaneKeys(mesh).puts(1, keys.dataplane)
 	if err != nil {
 		return nil, err
 	}
@@ -98,76 +89,14 @@ func birth(mesh string, keys *meshKeys) ([]store.Put, error) {
 	return append(append(puts, signing...), admin), nil
 }
 
-// keyPuts writes a mesh's signing key and its public half.
-func keyPuts(mesh string, private []byte) ([]store.Put, error) {
-	secret, err := secretPut(dataplaneKeyName(mesh), private)
-	if err != nil {
-		return nil, err
-	}
-	key, err := auth.ParseSigningKey(private)
-	if err != nil {
-		return nil, err
-	}
-	public, err := publicPut(mesh, key)
-	if err != nil {
-		return nil, err
-	}
-	return []store.Put{secret, public}, nil
-}
-
-func secretPut(key resource.Key, data []byte) (store.Put, error) {
-	spec, err := resource.Encode(&systemv1.Secret{Data: wrapperspb.Bytes(data)})
-	return store.Put{Key: key, Spec: spec}, err
-}
-
-func publicKeyOf(mesh, id string) resource.Key {
-	return resource.Key{Kind: resource.KindPublicKey, Scope: mesh, Name: id}
-}
-
-func publicPut(mesh string, key *auth.SigningKey) (store.Put, error) {
-	spec, err := resource.Encode(&systemv1.PublicKey{Use: useDataplane, KeyId: key.ID, Der: key.PublicDER()})
-	return store.Put{Key: publicKeyOf(mesh, key.ID), Spec: spec}, err
-}
-
 // secret lets the public half of a signing key follow the write of its secret. Bytes that are no key have none:
 // no token can be signed with them, nor verified.
-func (p *put) secret(_ store.View, old *resource.Object, d *decision) error {
-	if p.key != dataplaneKeyName(p.key.Scope) {
-		return nil
-	}
-	was, err := publicHalf(old)
-	if err != nil {
-		return err
-	}
+func (p *put) secret(config store.View, old *resource.Object, d *decision) error {
 	key, err := auth.ParseSigningKey(p.message.(*systemv1.Secret).GetData().GetValue())
 	if err != nil {
 		key = nil
 	}
-	if was != nil && (key == nil || key.ID != was.ID) {
-		d.config.Deletes = append(d.config.Deletes, publicKeyOf(p.key.Scope, was.ID))
-	}
-	if key == nil {
-		return nil
-	}
-	public, err := publicPut(p.key.Scope, key)
-	d.config.Puts = append(d.config.Puts, public)
-	return err
-}
-
-// publicHalf is the signing key in a secret, if there is one.
-func publicHalf(o *resource.Object) (*auth.SigningKey, error) {
-	if o == nil {
-		return nil, nil
-	}
-	secret, err := resource.Decode[systemv1.Secret](o)
-	if err != nil {
-		return nil, err
-	}
-	key, err := auth.ParseSigningKey(secret.GetData().GetValue())
-	if err != nil {
-		return nil, nil //nolint:nilerr // any bytes may stand in a secret
-	}
-	return key, nil
+	return moved(config, p.key, old, key, d)
 }
 
 // deleteSecret refuses a secret that mutual TLS rests on, and takes a signing key's public half along.
@@ -191,14 +120,7 @@ func deleteSecret(config store.View, old *resource.Object, d *decision) error {
 		}
 		d.config.Guards = append(d.config.Guards, store.AtRevision(meshKey, o.Revision))
 	}
-	if old.Key != dataplaneKeyName(old.Key.Scope) {
-		return nil
-	}
-	was, err := publicHalf(old)
-	if was != nil {
-		d.config.Deletes = append(d.config.Deletes, publicKeyOf(old.Key.Scope, was.ID))
-	}
-	return err
+	return moved(config, old.Key, old, nil, d)
 }
 
 // deleteMesh lets a mesh go with all that it holds, unless it still has dataplanes.

@@ -43,6 +43,10 @@ type Options struct {
 	// GlobalAddress is what a zone tells those who should have asked the global control plane; may be empty.
 	GlobalAddress string
 	Policy        auth.AdminPolicy
+	// Users says whose user token a call brings; nil: there are none. Live ends the calls whose credential ends;
+	// nil: none are ended.
+	Users *auth.UserAuthenticator
+	Live  *auth.Live
 	// ReadOnly refuses every change of a resource.
 	ReadOnly bool
 	// Version of this build, and the name of this process among several; Hostname is the machine's if empty.
@@ -83,6 +87,12 @@ func New(o Options) (*Service, error) {
 		return nil, fmt.Errorf("api: unknown mode %q", o.Mode)
 	case (o.Mode == Zone) && o.Zone == "":
 		return nil, errors.New("api: a zone needs its name")
+	}
+	if o.Users == nil {
+		o.Users = auth.NewUserAuthenticator(nil, nil)
+	}
+	if o.Live == nil {
+		o.Live = auth.NewLive(nil)
 	}
 	if o.Now == nil {
 		o.Now = time.Now

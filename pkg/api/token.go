@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,6 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
-	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
 )
 
 const (
@@ -26,12 +26,8 @@ const (
 	// defaultZoneValidity is how long a zone token holds if nothing is asked for. Dataplane tokens of the
 	// published system never end, so theirs is the longest there is.
 	defaultZoneValidity = 720 * time.Hour
+	defaultUserValidity = 720 * time.Hour
 )
-
-// zoneKey is the secret that signs zone tokens.
-func zoneKey() resource.Key {
-	return resource.Key{Kind: resource.KindGlobalSecret, Name: "zone-token-signing-key"}
-}
 
 // IssueZoneToken implements the TokenService.
 func (s *Service) IssueZoneToken(ctx context.Context, req *apiv1.IssueZoneTokenRequest) (*apiv1.IssueZoneTokenResponse, error) {
@@ -51,14 +47,7 @@ func (s *Service) IssueZoneToken(ctx context.Context, req *apiv1.IssueZoneTokenR
 	if len(v) > 0 {
 		return nil, invalid(titleRequest, detailsInvalid, v)
 	}
-	key, err := s.signingKey(ctx, zoneKey(), func() ([]store.Put, error) {
-		data, err := auth.NewES256Key()
-		if err != nil {
-			return nil, err
-		}
-		put, err := secretPut(zoneKey(), data)
-		return []store.Put{put}, err
-	})
+	key, err := s.signingKey(ctx, zoneKeys(), true)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +55,7 @@ func (s *Service) IssueZoneToken(ctx context.Context, req *apiv1.IssueZoneTokenR
 	if err != nil {
 		return nil, issueError(err, "zone", "validFor")
 	}
+	s.issued(ctx, useZone, zone, key, life)
 	return &apiv1.IssueZoneTokenResponse{Token: token}, nil
 }
 
@@ -94,17 +84,7 @@ func (s *Service) IssueDataplaneToken(ctx context.Context, req *apiv1.IssueDatap
 		return nil, invalid(titleRequest, detailsInvalid, v)
 	}
 	// The key of a mesh is made where the mesh is. A zone that has joined never gets it, and makes its own.
-	var make func() ([]store.Put, error)
-	if s.Mode == Zone {
-		make = func() ([]store.Put, error) {
-			data, err := auth.NewRSAKey()
-			if err != nil {
-				return nil, err
-			}
-			return keyPuts(claims.Mesh, data)
-		}
-	}
-	key, err := s.signingKey(ctx, dataplaneKeyName(claims.Mesh), make)
+	key, err := s.signingKey(ctx, dataplaneKeys(claims.Mesh), s.Mode == Zone)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +92,125 @@ func (s *Service) IssueDataplaneToken(ctx context.Context, req *apiv1.IssueDatap
 	if err != nil {
 		return nil, issueError(err, "tags", "type", "validFor")
 	}
+	s.issued(ctx, useDataplane, claims.Mesh+"."+claims.Name, key, life)
 	return &apiv1.IssueDataplaneTokenResponse{Token: token}, nil
+}
+
+// IssueUserToken implements the TokenService.
+func (s *Service) IssueUserToken(ctx context.Context, req *apiv1.IssueUserTokenRequest) (*apiv1.IssueUserTokenResponse, error) {
+	if s.Mode == Zone {
+		return nil, notAllowed("User tokens are issued by the global control plane, and hold here too. Use its API.")
+	}
+	c, _ := auth.CallerFrom(ctx)
+	if err := s.admin(c); err != nil {
+		return nil, err
+	}
+	var name, role, validFor string
+	if err := tokenRequest(req.GetBody(), map[string]any{"name": &name, "role": &role, "validFor": &validFor}); err != nil {
+		return nil, err
+	}
+	v := auth.CheckUser(name, role)
+	var violations resource.Violations
+	for _, field := range slices.Sorted(maps.Keys(v)) {
+		violations.Add(field, v[field])
+	}
+	life := validity(&violations, validFor, defaultUserValidity)
+	if len(violations) > 0 {
+		return nil, invalid(titleRequest, detailsInvalid, violations)
+	}
+	key, err := s.signingKey(ctx, userKeys(), true)
+	if err != nil {
+		return nil, err
+	}
+	token, err := auth.IssueUserToken(key, name, role, life, s.Now())
+	if err != nil {
+		return nil, issueError(err, "name", "role", "validFor")
+	}
+	s.issued(ctx, useUser, name, key, life)
+	return &apiv1.IssueUserTokenResponse{Token: token}, nil
+}
+
+// issued leaves a line of who had which token made.
+func (s *Service) issued(ctx context.Context, use, of string, key *auth.SigningKey, life time.Duration) {
+	a := author(ctx)
+	s.Logger.InfoContext(ctx, "token issued", "who", a.Who, "request", a.Request, "use", use, "of", of, "kid", key.ID, "validFor", life.String())
+}
+
+// GenerateSigningKey implements the TokenService.
+func (s *Service) GenerateSigningKey(ctx context.Context, req *apiv1.GenerateSigningKeyRequest) (*apiv1.GenerateSigningKeyResponse, error) {
+	if s.ReadOnly {
+		return nil, notAllowed("The API of this control plane is read-only (apiServer.readOnly); make keys where that is not set.")
+	}
+	c, _ := auth.CallerFrom(ctx)
+	if err := s.admin(c); err != nil {
+		return nil, err
+	}
+	var use, mesh string
+	if err := tokenRequest(req.GetBody(), map[string]any{"use": &use, "mesh": &mesh}); err != nil {
+		return nil, err
+	}
+	ring, err := s.keyring(use, mesh)
+	if err != nil {
+		return nil, err
+	}
+	private, err := ring.generate()
+	if err != nil {
+		return nil, s.storeError(err, titleRequest)
+	}
+	var name string
+	var key *auth.SigningKey
+	_, revision, err := s.write(ctx, titleRequest, func(config, _ store.View) (decision, error) {
+		all, err := ring.in(config)
+		if err != nil {
+			return decision{}, err
+		}
+		if len(all) >= maxSigningKeys {
+			return decision{}, fail(codes.InvalidArgument, titleRequest, fmt.Sprintf("There are %d keys already; delete those whose tokens need not hold any more", len(all)))
+		}
+		n := 1
+		if len(all) > 0 {
+			n = all[0].number + 1
+		}
+		var d decision
+		name = ring.secret(n).Name
+		d.config.Puts, key, err = ring.puts(n, private)
+		if err != nil {
+			return d, err
+		}
+		guards, err := ring.guards(config)
+		d.config.Guards = append(guards, store.AtRevision(ring.secret(n), 0))
+		return d, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.GenerateSigningKeyResponse{Name: name, Kid: key.ID, Revision: revision.String()}, nil
+}
+
+// keyring finds the keys of a use that are made here.
+func (s *Service) keyring(use, mesh string) (keyring, error) {
+	var v resource.Violations
+	switch use {
+	case useDataplane:
+		if v = resource.ValidateName("mesh", mesh); len(v) > 0 {
+			return keyring{}, invalid(titleRequest, detailsInvalid, v)
+		}
+		return dataplaneKeys(mesh), nil
+	case useZone, useUser:
+		if mesh != "" {
+			v.Add("mesh", fmt.Sprintf("keys of use %q belong to no mesh", use))
+			return keyring{}, invalid(titleRequest, detailsInvalid, v)
+		}
+		if s.Mode == Zone || use == useZone && s.Mode != Global {
+			return keyring{}, notAllowed("Keys for tokens of use %q are made on the global control plane. Use its API.", use)
+		}
+		if use == useZone {
+			return zoneKeys(), nil
+		}
+		return userKeys(), nil
+	}
+	v.Add("use", fmt.Sprintf("must be %q, %q or %q", useZone, useUser, useDataplane))
+	return keyring{}, invalid(titleRequest, detailsInvalid, v)
 }
 
 // validity reads how long a token is to hold.
@@ -158,66 +256,64 @@ func tokenRequest(body []byte, fields map[string]any) error {
 	return nil
 }
 
-// signingKey reads a signing key. Where it is missing, make gives what to write to have one; nil: it stays
-// missing.
-func (s *Service) signingKey(ctx context.Context, name resource.Key, make func() ([]store.Put, error)) (*auth.SigningKey, error) {
-	key, err := keyIn(s.Store.Config().View(), name)
-	if key != nil || err != nil {
+// signingKey gives the key that signs. Where there is none at all, and make is set, one is made.
+func (s *Service) signingKey(ctx context.Context, ring keyring, make bool) (*auth.SigningKey, error) {
+	key, n, err := s.signer(s.Store.Config().View(), ring)
+	switch {
+	case key != nil || err != nil:
 		return key, err
+	case n > 0:
+		return nil, noSigner(ring)
+	case !make:
+		return nil, noKey(ring)
 	}
-	missing := fail(codes.NotFound, titleNoKey, fmt.Sprintf("There is no %s %q%s. A mesh's key is made with the mesh.", name.Kind, name.Name, inMesh(name.Scope)))
-	if make == nil {
-		return nil, missing
+	private, err := ring.generate()
+	if err != nil {
+		return nil, s.storeError(err, titleRequest)
 	}
-	var puts []store.Put
 	_, _, err = s.write(ctx, titleRequest, func(config, _ store.View) (decision, error) {
-		if _, found := config.Get(name); found {
-			return decision{}, errThere
+		var d decision
+		if _, n, err := s.signer(config, ring); n > 0 || err != nil {
+			return d, cmp.Or(err, errThere)
 		}
-		d := decision{config: store.Batch{Guards: []store.Guard{store.AtRevision(name, 0)}}}
-		if name.Scope != "" {
-			mesh := resource.Key{Kind: resource.KindMesh, Name: name.Scope}
-			if _, found := config.Get(mesh); !found {
-				return decision{}, missing
-			}
-			d.config.Guards = append(d.config.Guards, store.Exists(mesh))
+		guards, err := ring.guards(config)
+		if err != nil {
+			return d, err
 		}
-		if puts == nil {
-			if puts, err = make(); err != nil {
-				return decision{}, err
-			}
-		}
-		d.config.Puts = puts
-		return d, nil
+		d.config.Guards = append(guards, store.AtRevision(ring.secret(1), 0))
+		d.config.Puts, _, err = ring.puts(1, private)
+		return d, err
 	})
-	if err != nil && !errors.Is(err, errThere) {
+	if err != nil && !isThere(err) {
 		return nil, err
 	}
-	key, err = keyIn(s.Store.Config().View(), name)
+	key, _, err = s.signer(s.Store.Config().View(), ring)
 	if key == nil && err == nil {
-		err = missing
+		err = noSigner(ring)
 	}
 	return key, err
 }
 
-// keyIn parses the signing key in a view; nil if there is none.
-func keyIn(v store.View, name resource.Key) (*auth.SigningKey, error) {
-	secret, err := find[systemv1.Secret](v, name)
-	if secret == nil || err != nil {
-		return nil, err
+// guards are what a new key of the ring needs.
+func (r keyring) guards(config store.View) ([]store.Guard, error) {
+	if r.mesh == "" {
+		return nil, nil
 	}
-	key, err := auth.ParseSigningKey(secret.GetData().GetValue())
-	if err != nil {
-		return nil, fail(codes.NotFound, titleNoKey, fmt.Sprintf("The %s %q%s holds no key that can sign: %v", name.Kind, name.Name, inMesh(name.Scope), err))
+	mesh := resource.Key{Kind: resource.KindMesh, Name: r.mesh}
+	if _, found := config.Get(mesh); !found {
+		return nil, noKey(r)
 	}
-	return key, nil
+	return []store.Guard{store.Exists(mesh)}, nil
 }
 
-func inMesh(mesh string) string {
-	if mesh == "" {
-		return ""
-	}
-	return fmt.Sprintf(" in mesh %q", mesh)
+func isThere(err error) bool { return errors.Is(err, errThere) }
+
+func noKey(r keyring) error {
+	return fail(codes.NotFound, titleNoKey, fmt.Sprintf("There is no %s. A mesh's key is made with the mesh.", r))
+}
+
+func noSigner(r keyring) error {
+	return fail(codes.NotFound, titleNoKey, fmt.Sprintf("The %s holds no key that can sign, and no newer one does; have one made by POST /signing-keys.", r))
 }
 
 // issueError turns an error that starts with one of the fields into a cause.

@@ -218,11 +218,13 @@ func (p *put) decide(ctx context.Context, config, _ store.View) (decision, error
 			guard = store.AtRevision(p.key, old.Revision)
 		}
 		err = p.mesh(ctx, config, old, &d, title)
-	case resource.KindSecret:
+	case resource.KindSecret, resource.KindGlobalSecret:
 		if found {
 			guard = store.AtRevision(p.key, old.Revision)
 		}
 		err = p.secret(config, old, &d)
+	case resource.KindRevocation:
+		err = forget(config, time.Now(), &d)
 	}
 	d.config.Guards = append(d.config.Guards, guard)
 	return d, err
@@ -254,6 +256,8 @@ func (s *Service) Delete(ctx context.Context, req *apiv1.DeleteRequest) (*apiv1.
 			err = deleteZone(config, observed, key, &done)
 		case resource.KindSecret:
 			err = deleteSecret(config, old, &done)
+		case resource.KindGlobalSecret:
+			err = moved(config, key, old, nil, &done)
 		case resource.KindDataplane:
 			for _, k := range []resource.Kind{resource.KindDataplaneInsight, resource.KindProxyPosition} {
 				seen := resource.Key{Kind: k, Scope: key.Scope, Name: key.Name}

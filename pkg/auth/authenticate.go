@@ -58,38 +58,51 @@ type proof struct {
 // verified remembers tokens whose signature was right, by their SHA-256, so that a thousand proxies that come
 // back at once cost no thousand verifications. Whether the key still counts and the time is right is looked
 // at every time.
-type verified[T any] struct {
+type verified[T token] struct {
 	cache *lru.Cache[[sha256.Size]byte, entry[T]]
 }
 
-type entry[T any] struct {
+// token is any of the kinds of token, verified.
+type token interface{ credential() Credential }
+
+type entry[T token] struct {
 	token T
 	proof proof
 }
 
-func newVerified[T any]() verified[T] {
+func newVerified[T token]() verified[T] {
 	// The only error is a size below one.
 	c, _ := lru.New[[sha256.Size]byte, entry[T]](remembered)
 	return verified[T]{c}
 }
 
-func (v verified[T]) token(raw string, keys Keys, now time.Time, check func(string, Keys, time.Time) (T, proof, error)) (T, error) {
+// token verifies, and gives also what a stream that rests on the token must go on resting on.
+func (v verified[T]) token(raw string, keys Keys, now time.Time, revoked Revoked, check func(string, Keys, time.Time) (T, proof, error)) (T, Credential, error) {
 	if keys == nil {
 		keys = KeySet{}
 	}
+	t, p, err := v.look(raw, keys, now, check)
+	if err != nil {
+		return t, Credential{}, err
+	}
+	c := t.credential()
+	c.keys, c.proof = keys, p
+	return t, c, c.standing(revoked)
+}
+
+func (v verified[T]) look(raw string, keys Keys, now time.Time, check func(string, Keys, time.Time) (T, proof, error)) (T, proof, error) {
 	if v.cache == nil {
-		t, _, err := check(raw, keys, now)
-		return t, err
+		return check(raw, keys, now)
 	}
 	sum := sha256.Sum256([]byte(raw))
 	if e, ok := v.cache.Get(sum); ok && e.proof.holds(keys) {
-		return e.token, checkTimes(&e.proof.times, now)
+		return e.token, e.proof, checkTimes(&e.proof.times, now)
 	}
 	t, p, err := check(raw, keys, now)
 	if err == nil {
 		v.cache.Add(sum, entry[T]{t, p})
 	}
-	return t, err
+	return t, p, err
 }
 
 // holds tells whether keys still name the key that signed.
@@ -108,6 +121,8 @@ type ZoneAuthenticator struct {
 	Mode string
 	// Keys are the keys of zone tokens.
 	Keys Keys
+	// Revoked says what was taken back; nil: nothing.
+	Revoked Revoked
 	// Now gives the time; nil is time.Now.
 	Now func() time.Time
 
@@ -119,37 +134,41 @@ func NewZoneAuthenticator(mode string, keys Keys) *ZoneAuthenticator {
 	return &ZoneAuthenticator{Mode: mode, Keys: keys, tokens: newVerified[ZoneToken]()}
 }
 
-// AuthenticateZone gives the zone that the call's credentials name, and when they end. In mode None the zone is
-// empty, to be taken from what the peer says, and the time is zero. Any error is a *RefusedError.
-func (a *ZoneAuthenticator) AuthenticateZone(ctx context.Context) (zone string, expires time.Time, err error) {
+// AuthenticateZone gives the zone that the call's credential names, and the credential. In mode None both are
+// empty, and the zone is to be taken from what the peer says. Any error is a *RefusedError.
+func (a *ZoneAuthenticator) AuthenticateZone(ctx context.Context) (zone string, c Credential, err error) {
 	switch a.Mode {
 	case None:
-		return "", time.Time{}, nil
+		return "", Credential{}, nil
 	case ZoneByToken:
 		raw, err := TokenFrom(ctx)
 		if err != nil {
-			return "", time.Time{}, refuse(err)
+			return "", Credential{}, refuse(err)
 		}
-		t, err := a.tokens.token(raw, a.Keys, clock(a.Now), verifyZone)
+		t, c, err := a.tokens.token(raw, a.Keys, clock(a.Now), a.Revoked, verifyZone)
 		if err != nil {
-			return "", time.Time{}, refuse(err)
+			return "", Credential{}, refuse(err)
 		}
-		return t.Zone, t.Expires, nil
+		return t.Zone, c, nil
 	case ZoneByCertificate:
 		cert := CallerOfPeer(ctx).Certificate
 		if cert == nil {
-			return "", time.Time{}, refuse(errors.New("no verified client certificate"))
+			return "", Credential{}, refuse(errors.New("no verified client certificate"))
 		}
 		zone := cert.Subject.CommonName
 		if zone == "" && len(cert.DNSNames) > 0 {
 			zone = cert.DNSNames[0]
 		}
 		if err := checkZone(zone); err != nil {
-			return "", time.Time{}, refuse(fmt.Errorf("client certificate: %w", err))
+			return "", Credential{}, refuse(fmt.Errorf("client certificate: %w", err))
 		}
-		return zone, cert.NotAfter, nil
+		c := ofCertificate(cert)
+		if err := c.standing(a.Revoked); err != nil {
+			return "", Credential{}, refuse(err)
+		}
+		return zone, c, nil
 	}
-	return "", time.Time{}, refuse(fmt.Errorf("unknown mode %q", a.Mode))
+	return "", Credential{}, refuse(fmt.Errorf("unknown mode %q", a.Mode))
 }
 
 // ProxyAuthenticator tells whether a proxy may connect as what it says it is. It is safe for concurrent use.
@@ -158,6 +177,8 @@ type ProxyAuthenticator struct {
 	Mode string
 	// Keys gives the keys of a mesh's dataplane tokens.
 	Keys func(mesh string) Keys
+	// Revoked says what was taken back; nil: nothing.
+	Revoked Revoked
 	// Now gives the time; nil is time.Now.
 	Now func() time.Time
 
@@ -170,26 +191,26 @@ func NewProxyAuthenticator(mode string, keys func(mesh string) Keys) *ProxyAuthe
 }
 
 // AuthenticateProxy checks a token, bare or after "Bearer ", for a proxy of the given mesh, name and tags, and
-// gives the time at which it ends (zero in mode None). Any error is a *RefusedError.
-func (a *ProxyAuthenticator) AuthenticateProxy(_ context.Context, token, mesh, name string, tags map[string][]string, ingress bool) (expires time.Time, err error) {
+// gives the credential that it is (none in mode None). Any error is a *RefusedError.
+func (a *ProxyAuthenticator) AuthenticateProxy(_ context.Context, token, mesh, name string, tags map[string][]string, ingress bool) (Credential, error) {
 	if a.Mode == None {
-		return time.Time{}, nil
+		return Credential{}, nil
 	}
 	if a.Mode != ProxyByToken {
-		return time.Time{}, refuse(fmt.Errorf("unknown mode %q", a.Mode))
+		return Credential{}, refuse(fmt.Errorf("unknown mode %q", a.Mode))
 	}
 	token = bare(token)
 	if token == "" {
-		return time.Time{}, refuse(errNoToken)
+		return Credential{}, refuse(errNoToken)
 	}
-	t, err := a.tokens.token(token, a.Keys(mesh), clock(a.Now), verifyDataplane)
+	t, c, err := a.tokens.token(token, a.Keys(mesh), clock(a.Now), a.Revoked, verifyDataplane)
 	if err != nil {
-		return time.Time{}, refuse(err)
+		return Credential{}, refuse(err)
 	}
 	if err := t.Allows(name, mesh, tags, ingress); err != nil {
-		return time.Time{}, refuse(err)
+		return Credential{}, refuse(err)
 	}
-	return t.Expires, nil
+	return c, nil
 }
 
 var errNoToken = errors.New("no token in the authorization metadata")
@@ -210,11 +231,19 @@ func TokenFrom(ctx context.Context) (string, error) {
 }
 
 func bare(token string) string {
-	const prefix = "bearer "
-	if len(token) >= len(prefix) && strings.EqualFold(token[:len(prefix)], prefix) {
-		token = token[len(prefix):]
+	if t, ok := bearer(token); ok {
+		return t
 	}
 	return strings.TrimSpace(token)
+}
+
+// bearer cuts "Bearer " off; false: it is not there.
+func bearer(value string) (string, bool) {
+	const prefix = "bearer "
+	if len(value) < len(prefix) || !strings.EqualFold(value[:len(prefix)], prefix) {
+		return "", false
+	}
+	return strings.TrimSpace(value[len(prefix):]), true
 }
 
 func clock(now func() time.Time) time.Time {

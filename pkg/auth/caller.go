@@ -25,6 +25,12 @@ type Caller struct {
 	Certificate *x509.Certificate
 	// Host and Origin are the headers of these names; a browser sets them, and a page can't forge them.
 	Host, Origin string
+	// Authorization are the values of the header of this name, as they came.
+	Authorization []string
+	// User is whose token Authorization holds; nil until a UserAuthenticator has verified it.
+	User *UserToken
+	// Request is the id by which the call is found in the log output.
+	Request string
 }
 
 type callerKey struct{}
@@ -42,7 +48,9 @@ func CallerFrom(ctx context.Context) (Caller, bool) {
 
 // CallerOf gives the caller of an HTTP request that a server of ours accepted.
 func CallerOf(r *http.Request) Caller {
-	c := Caller{Host: r.Host, Origin: r.Header.Get("Origin")}
+	c := Caller{
+		Host: r.Host, Origin: r.Header.Get("Origin"), Authorization: r.Header.Values("Authorization"), Request: r.Header.Get("X-Request-Id"),
+	}
 	// An address that can't be parsed stays the zero one, which is nobody's.
 	c.Remote, _ = netip.ParseAddrPort(r.RemoteAddr)
 	if r.TLS != nil {
@@ -69,6 +77,8 @@ func CallerOfPeer(ctx context.Context) Caller {
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		c.Host = first(md.Get(":authority"))
 		c.Origin = first(md.Get("origin"))
+		c.Authorization = md.Get("authorization")
+		c.Request = first(md.Get("x-request-id"))
 	}
 	return c
 }
@@ -95,13 +105,20 @@ type AdminPolicy struct {
 	AllowRemoteWrites bool
 }
 
-// Admin tells whether the caller may read and write secrets and have tokens made.
+// Admin tells whether the caller may read and write secrets and have tokens made. A user token, where there is
+// one, is all that counts.
 func (p AdminPolicy) Admin(c Caller) bool {
+	if c.User != nil {
+		return c.User.Role == RoleAdmin
+	}
 	return c.Certificate != nil || p.AllowFromLocalhost && c.local()
 }
 
 // MayWrite tells whether the caller may change what is no secret.
 func (p AdminPolicy) MayWrite(c Caller) bool {
+	if c.User != nil {
+		return c.User.Role == RoleAdmin || c.User.Role == RoleWriter
+	}
 	return p.Admin(c) || p.AllowRemoteWrites && !c.TLS
 }
 
@@ -109,12 +126,30 @@ func (p AdminPolicy) MayWrite(c Caller) bool {
 // so: a page in a local browser calls from loopback too, under a foreign origin, or under a name of its own
 // that it had resolved to loopback.
 func (c Caller) local() bool {
+	return c.loopback() && localHost(c.Host) && c.sameOrigin()
+}
+
+// loopback tells whether the connection comes from this machine's own address.
+func (c Caller) loopback() bool {
 	switch c.Remote.Addr().Unmap() {
 	case netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback():
-	default:
-		return false
+		return true
 	}
-	return localHost(c.Host) && c.sameOrigin()
+	return false
+}
+
+// Subject names the caller in an audit line, by the strongest thing that it showed.
+func (c Caller) Subject() string {
+	switch {
+	case c.User != nil:
+		return "user " + c.User.Name + " (token " + c.User.ID + ")"
+	case c.Certificate != nil:
+		return "certificate " + c.Certificate.Subject.String()
+	case c.local():
+		return "loopback " + c.Remote.Addr().Unmap().String()
+	default:
+		return "address " + c.Remote.Addr().Unmap().String()
+	}
 }
 
 func localHost(hostport string) bool {

@@ -23,6 +23,7 @@ const (
 
 	zoneMethod      = "ES256"
 	dataplaneMethod = "RS256"
+	userMethod      = "ES256"
 )
 
 // Why a token was refused; the errors of the Verify functions wrap one of them.
@@ -84,8 +85,14 @@ func verify(token, method string, c claims, keys Keys, now time.Time) (kid strin
 	case err != nil:
 		return "", nil, fmt.Errorf("%w: %s", ErrMalformed, strings.TrimPrefix(err.Error(), jwt.ErrTokenMalformed.Error()+": "))
 	}
+	if !tokenID.MatchString(c.registered().ID) {
+		return "", nil, fmt.Errorf("%w: jti: must be 1 to 128 of a-z, 0-9, - and _", ErrMalformed)
+	}
 	return kid, key, checkTimes(c.registered(), now)
 }
+
+// tokenID is what a token's jti may be: what can name its revocation.
+var tokenID = regexp.MustCompile(`^[-_a-z0-9]{1,128}$`)
 
 func checkTimes(r *jwt.RegisteredClaims, now time.Time) error {
 	if r.ExpiresAt == nil {
@@ -119,6 +126,10 @@ func checkZone(zone string) error {
 type ZoneToken struct {
 	Zone, ID, KeyID string
 	Expires         time.Time
+}
+
+func (t ZoneToken) credential() Credential {
+	return Credential{ID: t.ID, Key: t.KeyID, Expires: t.Expires}
 }
 
 type zoneClaims struct {
@@ -178,6 +189,10 @@ type DataplaneToken struct {
 	DataplaneClaims
 	ID, KeyID string
 	Expires   time.Time
+}
+
+func (t DataplaneToken) credential() Credential {
+	return Credential{ID: t.ID, Key: t.KeyID, Expires: t.Expires}
 }
 
 // dataplaneClaims has the published names and order.

@@ -139,7 +139,7 @@ func TestVerifyRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := func() jwt.MapClaims {
-		return jwt.MapClaims{"zone": "zone-1", "iat": epoch.Unix(), "exp": epoch.Add(time.Hour).Unix()}
+		return jwt.MapClaims{"zone": "zone-1", "jti": "a-1", "iat": epoch.Unix(), "exp": epoch.Add(time.Hour).Unix()}
 	}
 	with := func(name string, value any) jwt.MapClaims {
 		c := good()
@@ -178,6 +178,8 @@ func TestVerifyRefuses(t *testing.T) {
 		"from tomorrow":   {craft(t, jwt.SigningMethodES256, k.ID, k.Signer, with("iat", epoch.Add(24*time.Hour).Unix())), ErrNotYetValid},
 		"no exp":          {craft(t, jwt.SigningMethodES256, k.ID, k.Signer, without("exp")), ErrMalformed},
 		"exp of no date":  {craft(t, jwt.SigningMethodES256, k.ID, k.Signer, with("exp", "never")), ErrMalformed},
+		"no jti":          {craft(t, jwt.SigningMethodES256, k.ID, k.Signer, without("jti")), ErrMalformed},
+		"jti of no name":  {craft(t, jwt.SigningMethodES256, k.ID, k.Signer, with("jti", "a/b")), ErrMalformed},
 		"no zone":         {craft(t, jwt.SigningMethodES256, k.ID, k.Signer, without("zone")), ErrMalformed},
 		"zone of no text": {craft(t, jwt.SigningMethodES256, k.ID, k.Signer, with("zone", 1)), ErrMalformed},
 		"zone global":     {craft(t, jwt.SigningMethodES256, k.ID, k.Signer, with("zone", "global")), ErrMalformed},
@@ -342,9 +344,9 @@ func TestZoneAuthenticatorByToken(t *testing.T) {
 	a.Now = func() time.Time { return now }
 	token := must(IssueZoneToken(k, "zone-1", time.Hour, epoch))
 	for _, form := range []string{token, "Bearer " + token, "bearer " + token + "\n"} {
-		zone, expires, err := a.AuthenticateZone(incoming(form))
-		if err != nil || zone != "zone-1" || !expires.Equal(epoch.Add(time.Hour)) {
-			t.Errorf("%.10s…: %q, %s, %v", form, zone, expires, err)
+		zone, c, err := a.AuthenticateZone(incoming(form))
+		if err != nil || zone != "zone-1" || !c.Expires.Equal(epoch.Add(time.Hour)) || c.ID == "" || c.Key != k.ID {
+			t.Errorf("%.10s…: %q, %+v, %v", form, zone, c, err)
 		}
 	}
 	for name, ctx := range map[string]context.Context{
@@ -396,9 +398,9 @@ func TestZoneAuthenticatorByCertificate(t *testing.T) {
 		"no TLS":      {context.Background(), ""},
 		"token alone": {incoming("x"), ""},
 	} {
-		zone, expires, err := a.AuthenticateZone(tt.ctx)
-		if zone != tt.zone || (err == nil) != (tt.zone != "") || err == nil && !expires.Equal(until) {
-			t.Errorf("%s: %q, %s, %v", name, zone, expires, err)
+		zone, c, err := a.AuthenticateZone(tt.ctx)
+		if zone != tt.zone || (err == nil) != (tt.zone != "") || err == nil && (!c.Expires.Equal(until) || c.ID == "") {
+			t.Errorf("%s: %q, %+v, %v", name, zone, c, err)
 		}
 	}
 	if zone, _, err := NewZoneAuthenticator(None, nil).AuthenticateZone(context.Background()); zone != "" || err != nil {
@@ -425,9 +427,9 @@ func TestProxyAuthenticator(t *testing.T) {
 	token := must(IssueDataplaneToken(k, DataplaneClaims{Mesh: "default", Tags: tags}, time.Hour, epoch))
 	ctx := context.Background()
 	for range 2 { // the second time from memory
-		expires, err := a.AuthenticateProxy(ctx, token, "default", "web-1", tags, false)
-		if err != nil || !expires.Equal(epoch.Add(time.Hour)) {
-			t.Fatalf("%s, %v", expires, err)
+		c, err := a.AuthenticateProxy(ctx, token, "default", "web-1", tags, false)
+		if err != nil || !c.Expires.Equal(epoch.Add(time.Hour)) || c.ID == "" || c.Key != k.ID {
+			t.Fatalf("%+v, %v", c, err)
 		}
 	}
 	if _, err := a.AuthenticateProxy(ctx, token, "default", "web-1", map[string][]string{"kuma.io/service": {"db"}}, false); err == nil {
@@ -442,8 +444,8 @@ func TestProxyAuthenticator(t *testing.T) {
 		t.Errorf("no token: %v", err)
 	}
 	a = NewProxyAuthenticator(None, nil)
-	if expires, err := a.AuthenticateProxy(ctx, "", "default", "web-1", nil, false); err != nil || !expires.IsZero() {
-		t.Errorf("none: %s, %v", expires, err)
+	if c, err := a.AuthenticateProxy(ctx, "", "default", "web-1", nil, false); err != nil || c.ID != "" || !c.Expires.IsZero() {
+		t.Errorf("none: %+v, %v", c, err)
 	}
 }
 
@@ -451,6 +453,7 @@ func FuzzVerify(f *testing.F) {
 	k, mesh := zoneKey(f), meshKey(f)
 	f.Add(must(IssueZoneToken(zoneKey(f), "zone-1", time.Hour, epoch)))
 	f.Add(must(IssueDataplaneToken(meshKey(f), DataplaneClaims{}, time.Hour, epoch)))
+	f.Add(must(IssueUserToken(zoneKey(f), "ann", RoleAdmin, time.Hour, epoch)))
 	f.Add(craft(f, jwt.SigningMethodNone, k.ID, jwt.UnsafeAllowNoneSignatureType, jwt.MapClaims{"zone": "zone-1", "exp": 1 << 40}))
 	f.Add(craft(f, jwt.SigningMethodHS256, k.ID, k.PublicDER(), jwt.MapClaims{"zone": "zone-1", "exp": 1 << 40}))
 	f.Add("..")
@@ -463,6 +466,23 @@ func FuzzVerify(f *testing.F) {
 		}
 		if got, err := VerifyDataplaneToken(token, keys, epoch); err == nil {
 			t.Errorf("%q passes as %+v", token, got)
+		}
+		if got, err := VerifyUserToken(token, keys, epoch); err == nil {
+			t.Errorf("%q passes as %+v", token, got)
+		}
+	})
+}
+
+// FuzzAuthorization: whatever stands in the header, it never makes a user, nor a panic.
+func FuzzAuthorization(f *testing.F) {
+	a := NewUserAuthenticator(keysOf(zoneKey(f)), nil)
+	for _, s := range []string{"", "Bearer", "Bearer ", "Basic YTpi", "bearer a.b.c", "Bearer  \x00", "Bearer Bearer x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		c, _, err := a.AuthenticateUser(Caller{TLS: true, Authorization: []string{value}})
+		if err == nil || c.User != nil {
+			t.Errorf("%q passes as %+v", value, c.User)
 		}
 	})
 }

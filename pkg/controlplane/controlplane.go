@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/meridian-mesh/meridian/pkg/api"
 	"github.com/meridian-mesh/meridian/pkg/auth"
@@ -53,6 +54,8 @@ type Base struct {
 	Health   *telemetry.Health
 	Metrics  *prometheus.Registry
 	API      *api.Service
+	// Live are the streams and calls that rest on credentials.
+	Live *auth.Live
 
 	// sealer encrypts what the store keeps secret; nil: it keeps nothing.
 	sealer store.Sealer
@@ -91,6 +94,10 @@ func New(ctx context.Context, general config.General, st config.Store, log *slog
 	b.OnClose(b.Store.Close)
 	b.OnReady(func(h *telemetry.Health) { h.Set("store", b.Store.Health()) })
 	b.Metrics.MustRegister(&logCollector{store: b.Store})
+	b.Live = auth.NewLive(Revoked(b.Store.Config()))
+	b.OnClose(func() error { b.Live.Close(); return nil })
+	from := b.Store.Config().View().At()
+	b.Set.Task("credentials", func(ctx context.Context) error { return b.followCredentials(ctx, from) })
 	return b, nil
 }
 
@@ -198,13 +205,14 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	o.Policy = auth.AdminPolicy{AllowFromLocalhost: c.Auth.AllowFromLocalhost, AllowRemoteWrites: c.HTTP.AllowRemoteWrites}
 	o.ReadOnly, o.Version, o.InstanceID = c.ReadOnly, v.Version, b.Instance
 	o.Sealer = b.sealer
+	o.Users, o.Live = auth.NewUserAuthenticator(UserTokenKeys(b.Store.Config()), Revoked(b.Store.Config())), b.Live
 	service, err := api.New(o)
 	if err != nil {
 		return err
 	}
 	b.API = service
-	conn := gateway.NewConn(service.Recover)
-	conn.InterceptStreams(service.RecoverStream)
+	conn := gateway.NewConn(service.Recover, service.Authenticate)
+	conn.InterceptStreams(service.RecoverStream, service.AuthenticateStream)
 	service.Register(conn)
 	handler, err := gateway.New(gateway.Options{
 		Conn: conn, Table: b.Table, Logger: b.Logger, CORSAllowedDomains: c.CORSAllowedDomains,
@@ -230,7 +238,8 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 			return err
 		}
 		rpc, err := b.SharedPort("https", "apiServer.https.port", c.HTTPS.Interface, c.HTTPS.Port, cert.TLS(cas), handler,
-			grpc.ChainUnaryInterceptor(service.Recover, identify), grpc.ChainStreamInterceptor(service.RecoverStream))
+			grpc.ChainUnaryInterceptor(service.Recover, identify, service.Authenticate),
+			grpc.ChainStreamInterceptor(service.RecoverStream, identifyStream, service.AuthenticateStream))
 		if err != nil {
 			return err
 		}
@@ -241,7 +250,28 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 
 // identify lets the API's handlers see who is behind a gRPC call over the network.
 func identify(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	return handler(auth.WithCaller(ctx, auth.CallerOfPeer(ctx)), req)
+	return handler(withPeer(ctx), req)
+}
+
+// identifyStream is identify for calls that stream.
+func identifyStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return handler(srv, &identified{stream, withPeer(stream.Context())})
+}
+
+type identified struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (s *identified) Context() context.Context { return s.ctx }
+
+// withPeer puts in who is behind a call, and the id of the call, which the caller is told.
+func withPeer(ctx context.Context) context.Context {
+	c := auth.CallerOfPeer(ctx)
+	c.Request = gateway.RequestID(c.Request)
+	_ = grpc.SetHeader(ctx, metadata.Pairs("x-request-id", c.Request)) // It fails only where headers were sent.
+	return auth.WithCaller(ctx, c)
 }
 
 // SharedPort adds a TLS port for HTTP and gRPC, and returns the gRPC server to register services with.

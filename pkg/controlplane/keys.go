@@ -9,44 +9,47 @@ import (
 	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
 )
 
-// ZoneTokenKeys finds the key of zone tokens in the global control plane's store.
-type ZoneTokenKeys struct{ Log store.Log }
+// The uses of keys that verify tokens, as a PublicKey names them.
+const (
+	useZone      = "zone"
+	useUser      = "user"
+	useDataplane = "dataplane"
+)
 
-// PublicKey implements auth.Keys.
-func (k ZoneTokenKeys) PublicKey(kid string) (crypto.PublicKey, bool) {
-	o, ok := k.Log.View().Get(resource.Key{Kind: resource.KindGlobalSecret, Name: "zone-token-signing-key"})
-	if !ok {
-		return nil, false
-	}
-	s, err := resource.Decode[systemv1.Secret](o)
-	if err != nil {
-		return nil, false
-	}
-	key, err := auth.ParseSigningKey(s.GetData().GetValue())
-	if err != nil || key.ID != kid {
-		return nil, false
-	}
-	return key.Signer.Public(), true
+// ZoneTokenKeys finds the public halves of the keys of zone tokens.
+func ZoneTokenKeys(log store.Log) auth.Keys {
+	return publicKeys{log, useZone, resource.Key{Kind: resource.KindGlobalPublicKey}}
+}
+
+// UserTokenKeys finds the public halves of the keys of user tokens.
+func UserTokenKeys(log store.Log) auth.Keys {
+	return publicKeys{log, useUser, resource.Key{Kind: resource.KindGlobalPublicKey}}
 }
 
 // DataplaneTokenKeys finds the public halves of one mesh's dataplane token keys.
 func DataplaneTokenKeys(log store.Log) func(mesh string) auth.Keys {
-	return func(mesh string) auth.Keys { return meshKeys{log, mesh} }
+	return func(mesh string) auth.Keys {
+		return publicKeys{log, useDataplane, resource.Key{Kind: resource.KindPublicKey, Scope: mesh}}
+	}
 }
 
-type meshKeys struct {
-	log  store.Log
-	mesh string
+// publicKeys are those of one use, in one place.
+type publicKeys struct {
+	log   store.Log
+	use   string
+	place resource.Key
 }
 
 // PublicKey implements auth.Keys.
-func (k meshKeys) PublicKey(kid string) (crypto.PublicKey, bool) {
-	o, ok := k.log.View().Get(resource.Key{Kind: resource.KindPublicKey, Scope: k.mesh, Name: kid})
+func (k publicKeys) PublicKey(kid string) (crypto.PublicKey, bool) {
+	at := k.place
+	at.Name = kid
+	o, ok := k.log.View().Get(at)
 	if !ok {
 		return nil, false
 	}
 	p, err := resource.Decode[systemv1.PublicKey](o)
-	if err != nil || p.GetUse() != "dataplane" {
+	if err != nil || p.GetUse() != k.use {
 		return nil, false
 	}
 	id, key, err := auth.ParsePublicKey(p.GetDer())

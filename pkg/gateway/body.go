@@ -29,7 +29,7 @@ var _ runtime.Marshaler = marshaler{}
 // ContentType implements runtime.Marshaler.
 func (marshaler) ContentType(v any) string {
 	switch v.(type) {
-	case *apiv1.IssueDataplaneTokenResponse, *apiv1.IssueZoneTokenResponse:
+	case *apiv1.IssueDataplaneTokenResponse, *apiv1.IssueZoneTokenResponse, *apiv1.IssueUserTokenResponse:
 		return "text/plain"
 	}
 	return "application/json"
@@ -265,6 +265,9 @@ func (g *gateway) fail(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marsh
 		}
 	}
 	w.Header().Del("Trailer")
+	if code == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
 	switch {
 	case code == http.StatusMethodNotAllowed:
 		allow := ""
@@ -274,7 +277,7 @@ func (g *gateway) fail(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marsh
 		w.Header().Set("Allow", allow)
 		sentence(w, code, st.Message())
 	case code == http.StatusInternalServerError:
-		g.logger.ErrorContext(ctx, "request failed inside", "method", r.Method, "path", r.URL.Path, "error", err)
+		g.logger.ErrorContext(ctx, "request failed inside", "method", r.Method, "path", r.URL.Path, "request", w.Header().Get(requestHeader), "error", err)
 		refuse(w, code, errorBody{Title: "Could not process a resource", Details: "Internal Server Error"})
 	case detail != nil:
 		body := errorBody{Title: detail.GetTitle(), Details: detail.GetDetails()}

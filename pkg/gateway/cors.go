@@ -68,7 +68,7 @@ func (o origins) preflight(w http.ResponseWriter, r *http.Request, to route) boo
 	h := w.Header()
 	if o.allow(r.Header.Get("Origin")) && to.takes(method) && allHeadersAllowed(r.Header.Get("Access-Control-Request-Headers")) {
 		h.Set("Access-Control-Allow-Methods", strings.ReplaceAll(to.allow, " ", ""))
-		h.Set("Access-Control-Allow-Headers", "content-type")
+		h.Set("Access-Control-Allow-Headers", "content-type, authorization")
 	} else {
 		h.Del("Access-Control-Allow-Origin")
 		h.Del("Access-Control-Expose-Headers")
@@ -79,7 +79,7 @@ func (o origins) preflight(w http.ResponseWriter, r *http.Request, to route) boo
 
 func allHeadersAllowed(list string) bool {
 	for name := range strings.SplitSeq(list, ",") {
-		if name = strings.TrimSpace(name); name != "" && !strings.EqualFold(name, "content-type") {
+		if name = strings.TrimSpace(name); name != "" && !strings.EqualFold(name, "content-type") && !strings.EqualFold(name, "authorization") {
 			return false
 		}
 	}

@@ -106,6 +106,10 @@ func New(o Options) (http.Handler, error) {
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = newPatient(w)
 	connection := http.NewResponseController(w)
+	id := RequestID(r.Header.Get(requestHeader))
+	// The one id is what all that follows sees of it, Identify included.
+	r.Header.Set(requestHeader, id)
+	w.Header().Set(requestHeader, id)
 	if r.Body != nil && r.Body != http.NoBody {
 		// Without a deadline (not every ResponseWriter has one) the body is still bounded in size.
 		_ = connection.SetReadDeadline(time.Now().Add(bodyTime))
@@ -250,6 +254,8 @@ func finish(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
 		}
 	case *apiv1.DeleteResponse:
 		written(w, m.GetRevision())
+	case *apiv1.GenerateSigningKeyResponse:
+		w.Header().Set(revisionHeader, m.GetRevision())
 	case *apiv1.ListResponse:
 		m.Next = nextURL(ctx, m.Next)
 	case *apiv1.ListZoneOverviewsResponse:

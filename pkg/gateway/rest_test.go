@@ -550,7 +550,7 @@ func TestCORS(t *testing.T) {
 		a := p.do("OPTIONS", "/meshes/default", "", "Origin", "http://gui.example", "Access-Control-Request-Method", tc.method, "Access-Control-Request-Headers", tc.headers)
 		if ok := a.header.Get("Access-Control-Allow-Origin") != ""; a.status != 200 || ok != tc.ok {
 			t.Errorf("%+v: %d %v", tc, a.status, a.header)
-		} else if ok && (a.header.Get("Access-Control-Allow-Methods") != "PUT,DELETE,GET" || a.header.Get("Access-Control-Allow-Headers") != "content-type") {
+		} else if ok && (a.header.Get("Access-Control-Allow-Methods") != "PUT,DELETE,GET" || a.header.Get("Access-Control-Allow-Headers") != "content-type, authorization") {
 			t.Errorf("%+v: %v", tc, a.header)
 		}
 	}

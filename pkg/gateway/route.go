@@ -94,6 +94,8 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 			return route{allow: readOnly, media: "application/json", query: "secrets"}, true
 		case head == "openapi.yaml":
 			return route{allow: readOnly, text: true}, true
+		case head == "signing-keys":
+			return route{allow: "POST", maxBody: maxBody}, true
 		case head == "tokens":
 			return route{allow: issue, text: true, maxBody: maxBody}, true
 		}
@@ -112,7 +114,7 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 			return list("")
 		case head == "status" && path[1] == "zones":
 			return list("")
-		case head == "tokens" && path[1] == "zone":
+		case head == "tokens" && (path[1] == "zone" || path[1] == "user"):
 			return route{allow: issue, text: true, maxBody: maxBody}, true
 		}
 		d, ok := public(t, path[0])

@@ -77,7 +77,7 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlpl
 		Accept: func(k resource.Key, origin resource.Origin, spec []byte) error {
 			return resource.Accept(cp.Table, k, origin, spec)
 		},
-		Authenticator: auth.NewZoneAuthenticator(c.Auth.Type, controlplane.ZoneTokenKeys{Log: cp.Store.Config()}),
+		Authenticator: cp.zoneAuthenticator(c.Auth.Type),
 		Version:       kds.Version{Version: v.Version, GitTag: v.GitTag, GitCommit: v.GitCommit, BuildDate: v.BuildDate},
 	})
 	if err != nil {
@@ -96,4 +96,22 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlpl
 	cp.API.Nudge = server.Nudge // before anything is served
 	cp.Set.GRPC("kds", l, rpc, server.Close)
 	return nil
+}
+
+// zoneAuthenticator says by a zone's credential which zone it is, and until when.
+type zoneAuthenticator struct {
+	*auth.ZoneAuthenticator
+	cp *CP
+}
+
+func (cp *CP) zoneAuthenticator(mode string) zoneAuthenticator {
+	a := auth.NewZoneAuthenticator(mode, controlplane.ZoneTokenKeys(cp.Store.Config()))
+	a.Revoked = controlplane.Revoked(cp.Store.Config())
+	return zoneAuthenticator{a, cp}
+}
+
+// AuthenticateZone implements kds.Authenticator.
+func (a zoneAuthenticator) AuthenticateZone(ctx context.Context) (string, kds.Hold, error) {
+	zone, c, err := a.ZoneAuthenticator.AuthenticateZone(ctx)
+	return zone, a.cp.Hold(c), err
 }

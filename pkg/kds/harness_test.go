@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -73,8 +72,8 @@ func accept(k resource.Key, _ resource.Origin, spec []byte) error {
 // trusting believes any name.
 type trusting struct{}
 
-func (trusting) AuthenticateZone(context.Context) (string, time.Time, error) {
-	return "", time.Time{}, nil
+func (trusting) AuthenticateZone(context.Context) (string, kds.Hold, error) {
+	return "", nil, nil
 }
 
 // tester is a *testing.T, or a try of a property test.

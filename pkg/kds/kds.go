@@ -72,10 +72,14 @@ func (v Version) proto() *kdsv1.Version {
 // Authenticator says whose stream it is, from its metadata and its connection. It is used concurrently.
 type Authenticator interface {
 	// AuthenticateZone gives the zone that the credentials were issued for; "" trusts the name that the zone
-	// gives itself. The session ends at expires; the zero time means never. An error that carries no gRPC
-	// status reaches the zone as Unauthenticated, with its text.
-	AuthenticateZone(ctx context.Context) (zone string, expires time.Time, err error)
+	// gives itself. The session lasts for as long as hold says; nil: there is nothing that could end. An error that
+	// carries no gRPC status reaches the zone as Unauthenticated, with its text.
+	AuthenticateZone(ctx context.Context) (zone string, hold Hold, err error)
 }
+
+// Hold has end called, once at most and perhaps at once, when credentials do not hold any more: they have expired
+// or were taken back. The function that it returns must be called when that is of no interest any more.
+type Hold = func(end func(reason error)) (release func())
 
 var dnsLabel = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 

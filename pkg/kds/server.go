@@ -28,7 +28,7 @@ import (
 var (
 	errReplaced = errors.New("replaced by a new session of the zone")
 	errClosing  = errors.New("the global control plane is shutting down")
-	errExpired  = errors.New("the zone's credentials have expired")
+	errExpired  = errors.New("the zone's credentials do not hold any more")
 )
 
 // ServerOptions of the global control plane's end. All fields but Version and the limits are needed.
@@ -101,7 +101,9 @@ func needed(what string, have map[string]bool) error {
 	return nil
 }
 
-// ServerGRPCOptions bound what a stream may send and hold before and beside the session's own limits.
+// ServerGRPCOptions bound what a stream may send and hold before and beside the session's own limits. HTTP/2's
+// windows are as large as the session's: where they are fixed, gRPC need not measure the connection with a ping
+// for each frame that comes, which for heartbeats costs as much as they do.
 func ServerGRPCOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{grpc.MaxRecvMsgSize(2 * maxFrame), grpc.MaxConcurrentStreams(16)}
 }
@@ -163,16 +165,15 @@ func (s *Server) Sync(st grpc.BidiStreamingServer[kdsv1.Frame, kdsv1.Frame]) err
 	defer cancel(nil)
 	defer context.AfterFunc(s.closing, func() { cancel(errClosing) })()
 
-	zone, expires, err := s.opts.Authenticator.AuthenticateZone(ctx)
+	zone, hold, err := s.opts.Authenticator.AuthenticateZone(ctx)
 	if err != nil {
 		if _, ok := status.FromError(err); ok {
 			return err
 		}
 		return status.Error(codes.Unauthenticated, err.Error())
 	}
-	if !expires.IsZero() {
-		expiry := time.AfterFunc(time.Until(expires), func() { cancel(errExpired) })
-		defer expiry.Stop()
+	if hold != nil {
+		defer hold(func(reason error) { cancel(fmt.Errorf("%w: %w", errExpired, reason)) })()
 	}
 	hello, err := s.hello(ctx, st)
 	if err != nil {

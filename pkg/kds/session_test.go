@@ -84,14 +84,20 @@ type fixed map[string]struct {
 	expires time.Time
 }
 
-func (f fixed) AuthenticateZone(ctx context.Context) (string, time.Time, error) {
+func (f fixed) AuthenticateZone(ctx context.Context) (string, kds.Hold, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	for _, v := range md.Get("authorization") {
 		if c, ok := f[strings.TrimPrefix(v, "Bearer ")]; ok {
-			return c.zone, c.expires, nil
+			if c.expires.IsZero() {
+				return c.zone, nil, nil
+			}
+			return c.zone, func(end func(error)) func() {
+				t := time.AfterFunc(time.Until(c.expires), func() { end(errors.New("expired")) })
+				return func() { t.Stop() }
+			}, nil
 		}
 	}
-	return "", time.Time{}, errors.New("no valid zone token")
+	return "", nil, errors.New("no valid zone token")
 }
 
 func TestCredentials(t *testing.T) {

@@ -31,6 +31,7 @@ const (
 	KindGlobalSecret      Kind = "GlobalSecret"
 	KindZone              Kind = "Zone"
 	KindZoneInsight       Kind = "ZoneInsight"
+	KindRevocation        Kind = "Revocation"
 
 	// Internal kinds: never written by a user.
 	KindZonePosition   Kind = "ZonePosition"
@@ -251,6 +252,12 @@ func NewTable() *Table {
 			Kind: KindZoneInsight, Plural: "zone-insights", Singular: "zone-insight", Log: StatusLog, Flow: flow(FlowNone),
 			New: func() proto.Message { return &systemv1.ZoneInsight{} },
 			Doc: "What was observed of a zone.",
+		},
+
+		{
+			Kind: KindRevocation, Plural: "revocations", Singular: "revocation", Access: Admin, Writable: WritableOnGlobal, Flow: flow(FlowDown),
+			New: func() proto.Message { return &systemv1.Revocation{} }, Validate: validateRevocation,
+			Doc: "Takes back the token, the tokens of the key, or the client certificate whose id (jti, kid, fingerprint) is its name.",
 		},
 
 		{

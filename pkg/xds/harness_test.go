@@ -156,14 +156,17 @@ func (r *record) now() Progress {
 // lets in whoever has no token or the token "good", until the time that follows it.
 type tokens struct{ life time.Duration }
 
-func (a tokens) AuthenticateProxy(_ context.Context, token string, _ resource.Key, _ map[string][]string, _ bool) (time.Time, error) {
+func (a tokens) AuthenticateProxy(_ context.Context, token string, _ resource.Key, _ map[string][]string, _ bool) (Hold, error) {
 	switch {
 	case token == "":
-		return time.Time{}, nil
+		return nil, nil
 	case token == "good":
-		return time.Now().Add(a.life), nil
+		return func(end func(error)) func() {
+			t := time.AfterFunc(a.life, func() { end(errors.New("the token has expired")) })
+			return func() { t.Stop() }
+		}, nil
 	}
-	return time.Time{}, errors.New("the token is for another proxy")
+	return nil, errors.New("the token is for another proxy")
 }
 
 // world is a control plane in a bubble.

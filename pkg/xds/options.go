@@ -18,9 +18,13 @@ import (
 type Authenticator interface {
 	// AuthenticateProxy checks a token (empty: none was given) against the proxy that its bearer wants to be:
 	// its key, the values of each tag over all its inbounds, and whether it is an ingress. The error's text is
-	// shown to the bearer. The zero time means that the token does not expire.
-	AuthenticateProxy(ctx context.Context, token string, proxy resource.Key, tags map[string][]string, ingress bool) (expires time.Time, err error)
+	// shown to the bearer. A stream lasts for as long as hold says; nil: there is nothing that could end.
+	AuthenticateProxy(ctx context.Context, token string, proxy resource.Key, tags map[string][]string, ingress bool) (hold Hold, err error)
 }
+
+// Hold has end called, once at most and perhaps at once, when a token does not hold any more: it has expired or was
+// taken back. The function that it returns must be called when that is of no interest any more.
+type Hold = func(end func(reason error)) (release func())
 
 // Limits bound what proxies may cost. A zero field takes its default.
 type Limits struct {

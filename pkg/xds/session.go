@@ -64,13 +64,13 @@ func (s *Server) start(st *stream, node *corev3.Node, blank bool) error {
 			return err
 		}
 	}
-	expires, err := s.o.Authenticator.AuthenticateProxy(st.ctx, bearer(st.ctx), key, resource.DataplaneTags(dp), dp.GetNetworking().GetIngress() != nil)
+	hold, err := s.o.Authenticator.AuthenticateProxy(st.ctx, bearer(st.ctx), key, resource.DataplaneTags(dp), dp.GetNetworking().GetIngress() != nil)
 	if err != nil {
 		return status.Errorf(codes.Unauthenticated, "authentication failed: %v", err)
 	}
-	if !expires.IsZero() {
-		st.timer = time.AfterFunc(time.Until(expires), func() {
-			st.end(status.Error(codes.Unauthenticated, "authentication failed: the token has expired"))
+	if hold != nil {
+		st.release = hold(func(reason error) {
+			st.end(status.Errorf(codes.Unauthenticated, "authentication failed: %v", reason))
 		})
 	}
 

@@ -32,6 +32,8 @@ type stream struct {
 	node *corev3.Node
 	// timer ends the stream, first if nothing comes, then when the token expires.
 	timer *time.Timer
+	// release the hold on the credentials; nil: there is none.
+	release func()
 
 	// Guarded by the proxy's lock.
 
@@ -65,7 +67,12 @@ func (st *stream) OnDeltaStreamOpen(context.Context, int64, string) error {
 }
 
 // OnDeltaStreamClosed implements delta.Callbacks.
-func (st *stream) OnDeltaStreamClosed(int64, *corev3.Node) { st.timer.Stop() }
+func (st *stream) OnDeltaStreamClosed(int64, *corev3.Node) {
+	st.timer.Stop()
+	if st.release != nil {
+		st.release()
+	}
+}
 
 // OnStreamDeltaRequest implements delta.Callbacks.
 func (st *stream) OnStreamDeltaRequest(_ int64, req *discoveryv3.DeltaDiscoveryRequest) error {

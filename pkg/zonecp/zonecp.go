@@ -105,7 +105,7 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o x
 	if err != nil {
 		return err
 	}
-	who := authenticator{auth.NewProxyAuthenticator(c.DPServer.Auth.Type, controlplane.DataplaneTokenKeys(cp.Store.Config()))}
+	who := cp.authenticator(c.DPServer.Auth.Type)
 	resolver := dns.New(dns.System(), cp.Logger)
 	server, err := xds.NewServer(xds.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name, Instance: cp.Instance,
@@ -205,10 +205,20 @@ func zoneToken(file string) func() (string, error) {
 	}
 }
 
-// authenticator says by a dataplane token who may be a proxy.
-type authenticator struct{ *auth.ProxyAuthenticator }
+// authenticator says by a dataplane token who may be a proxy, and until when.
+type authenticator struct {
+	*auth.ProxyAuthenticator
+	cp *CP
+}
+
+func (cp *CP) authenticator(mode string) authenticator {
+	a := auth.NewProxyAuthenticator(mode, controlplane.DataplaneTokenKeys(cp.Store.Config()))
+	a.Revoked = controlplane.Revoked(cp.Store.Config())
+	return authenticator{a, cp}
+}
 
 // AuthenticateProxy implements xds.Authenticator.
-func (a authenticator) AuthenticateProxy(ctx context.Context, token string, proxy resource.Key, tags map[string][]string, ingress bool) (time.Time, error) {
-	return a.ProxyAuthenticator.AuthenticateProxy(ctx, token, proxy.Scope, proxy.Name, tags, ingress)
+func (a authenticator) AuthenticateProxy(ctx context.Context, token string, proxy resource.Key, tags map[string][]string, ingress bool) (xds.Hold, error) {
+	c, err := a.ProxyAuthenticator.AuthenticateProxy(ctx, token, proxy.Scope, proxy.Name, tags, ingress)
+	return a.cp.Hold(c), err
 }

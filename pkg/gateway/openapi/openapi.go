@@ -211,6 +211,16 @@ func (d *document) typed(r Rule) error {
 		op = issue("Issues a zone token; on the global control plane only.", object{
 			"zone": object{"type": "string"}, "validFor": object{"type": "string", "format": "duration", "default": "720h"},
 		}, "zone")
+	case "IssueUserToken":
+		op = issue("Issues a user token; not on a zone control plane that has joined a global one.", object{
+			"name": object{"type": "string"}, "role": object{"type": "string", "enum": []string{"admin", "writer"}},
+			"validFor": object{"type": "string", "format": "duration", "default": "720h"},
+		}, "name", "role")
+	case "GenerateSigningKey":
+		op = issue("Makes the next key for tokens of one use.", object{
+			"use": object{"type": "string", "enum": []string{"zone", "user", "dataplane"}}, "mesh": object{"type": "string"},
+		}, "use")
+		op["responses"].(object)["200"] = json("The key's secret and its id.", message(&apiv1.GenerateSigningKeyResponse{}))
 	case "GetInfo":
 		op = operation("Names the control plane.", nil, answers(message(&apiv1.GetInfoResponse{})))
 	case "GetConfig":

@@ -28,6 +28,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	"github.com/meridian-mesh/meridian/pkg/store/memory"
+	"github.com/meridian-mesh/meridian/pkg/xds"
 	meshv1 "github.com/meridian-mesh/meridian/proto/meridian/mesh/v1"
 )
 
@@ -36,12 +37,12 @@ type fake struct {
 	goodbye []resource.Key
 }
 
-func (f *fake) AuthenticateProxy(_ context.Context, token string, _ resource.Key, tags map[string][]string, _ bool) (time.Time, error) {
+func (f *fake) AuthenticateProxy(_ context.Context, token string, _ resource.Key, tags map[string][]string, _ bool) (xds.Hold, error) {
 	f.tags = tags
 	if token == "bad" {
-		return time.Time{}, errors.New("the token is for another proxy")
+		return nil, errors.New("the token is for another proxy")
 	}
-	return time.Time{}, nil
+	return nil, nil
 }
 
 func (f *fake) Goodbye(_ context.Context, k resource.Key) error {

@@ -203,6 +203,207 @@ func (x *IssueZoneTokenResponse) GetToken() string {
 	return ""
 }
 
+// IssueUserTokenRequest carries the JSON of the request.
+type IssueUserTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// {"name","role","validFor"}; name and role are required.
+	Body          []byte `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueUserTokenRequest) Reset() {
+	*x = IssueUserTokenRequest{}
+	mi := &file_meridian_api_v1_token_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueUserTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueUserTokenRequest) ProtoMessage() {}
+
+func (x *IssueUserTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_token_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueUserTokenRequest.ProtoReflect.Descriptor instead.
+func (*IssueUserTokenRequest) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_token_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *IssueUserTokenRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+// IssueUserTokenResponse carries the token.
+type IssueUserTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueUserTokenResponse) Reset() {
+	*x = IssueUserTokenResponse{}
+	mi := &file_meridian_api_v1_token_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueUserTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueUserTokenResponse) ProtoMessage() {}
+
+func (x *IssueUserTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_token_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueUserTokenResponse.ProtoReflect.Descriptor instead.
+func (*IssueUserTokenResponse) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_token_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *IssueUserTokenResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// GenerateSigningKeyRequest carries the JSON of the request.
+type GenerateSigningKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// {"use","mesh"}; use is zone, user or dataplane, which needs the mesh.
+	Body          []byte `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenerateSigningKeyRequest) Reset() {
+	*x = GenerateSigningKeyRequest{}
+	mi := &file_meridian_api_v1_token_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateSigningKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateSigningKeyRequest) ProtoMessage() {}
+
+func (x *GenerateSigningKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_token_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateSigningKeyRequest.ProtoReflect.Descriptor instead.
+func (*GenerateSigningKeyRequest) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_token_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GenerateSigningKeyRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+// GenerateSigningKeyResponse names the key.
+type GenerateSigningKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The secret that holds it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The kid header of the tokens that it signs.
+	Kid string `protobuf:"bytes,2,opt,name=kid,proto3" json:"kid,omitempty"`
+	// The revision that the write took.
+	Revision      string `protobuf:"bytes,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenerateSigningKeyResponse) Reset() {
+	*x = GenerateSigningKeyResponse{}
+	mi := &file_meridian_api_v1_token_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateSigningKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateSigningKeyResponse) ProtoMessage() {}
+
+func (x *GenerateSigningKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_token_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateSigningKeyResponse.ProtoReflect.Descriptor instead.
+func (*GenerateSigningKeyResponse) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_token_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GenerateSigningKeyResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GenerateSigningKeyResponse) GetKid() string {
+	if x != nil {
+		return x.Kid
+	}
+	return ""
+}
+
+func (x *GenerateSigningKeyResponse) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
 var File_meridian_api_v1_token_proto protoreflect.FileDescriptor
 
 const file_meridian_api_v1_token_proto_rawDesc = "" +
@@ -215,10 +416,22 @@ const file_meridian_api_v1_token_proto_rawDesc = "" +
 	"\x15IssueZoneTokenRequest\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\".\n" +
 	"\x16IssueZoneTokenResponse\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token2\xe3\x01\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"+\n" +
+	"\x15IssueUserTokenRequest\x12\x12\n" +
+	"\x04body\x18\x01 \x01(\fR\x04body\".\n" +
+	"\x16IssueUserTokenResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"/\n" +
+	"\x19GenerateSigningKeyRequest\x12\x12\n" +
+	"\x04body\x18\x01 \x01(\fR\x04body\"^\n" +
+	"\x1aGenerateSigningKeyResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03kid\x18\x02 \x01(\tR\x03kid\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\tR\brevision2\xb5\x03\n" +
 	"\fTokenService\x12p\n" +
 	"\x13IssueDataplaneToken\x12+.meridian.api.v1.IssueDataplaneTokenRequest\x1a,.meridian.api.v1.IssueDataplaneTokenResponse\x12a\n" +
-	"\x0eIssueZoneToken\x12&.meridian.api.v1.IssueZoneTokenRequest\x1a'.meridian.api.v1.IssueZoneTokenResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
+	"\x0eIssueZoneToken\x12&.meridian.api.v1.IssueZoneTokenRequest\x1a'.meridian.api.v1.IssueZoneTokenResponse\x12a\n" +
+	"\x0eIssueUserToken\x12&.meridian.api.v1.IssueUserTokenRequest\x1a'.meridian.api.v1.IssueUserTokenResponse\x12m\n" +
+	"\x12GenerateSigningKey\x12*.meridian.api.v1.GenerateSigningKeyRequest\x1a+.meridian.api.v1.GenerateSigningKeyResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
 
 var (
 	file_meridian_api_v1_token_proto_rawDescOnce sync.Once
@@ -232,20 +445,28 @@ func file_meridian_api_v1_token_proto_rawDescGZIP() []byte {
 	return file_meridian_api_v1_token_proto_rawDescData
 }
 
-var file_meridian_api_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_meridian_api_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_meridian_api_v1_token_proto_goTypes = []any{
 	(*IssueDataplaneTokenRequest)(nil),  // 0: meridian.api.v1.IssueDataplaneTokenRequest
 	(*IssueDataplaneTokenResponse)(nil), // 1: meridian.api.v1.IssueDataplaneTokenResponse
 	(*IssueZoneTokenRequest)(nil),       // 2: meridian.api.v1.IssueZoneTokenRequest
 	(*IssueZoneTokenResponse)(nil),      // 3: meridian.api.v1.IssueZoneTokenResponse
+	(*IssueUserTokenRequest)(nil),       // 4: meridian.api.v1.IssueUserTokenRequest
+	(*IssueUserTokenResponse)(nil),      // 5: meridian.api.v1.IssueUserTokenResponse
+	(*GenerateSigningKeyRequest)(nil),   // 6: meridian.api.v1.GenerateSigningKeyRequest
+	(*GenerateSigningKeyResponse)(nil),  // 7: meridian.api.v1.GenerateSigningKeyResponse
 }
 var file_meridian_api_v1_token_proto_depIdxs = []int32{
 	0, // 0: meridian.api.v1.TokenService.IssueDataplaneToken:input_type -> meridian.api.v1.IssueDataplaneTokenRequest
 	2, // 1: meridian.api.v1.TokenService.IssueZoneToken:input_type -> meridian.api.v1.IssueZoneTokenRequest
-	1, // 2: meridian.api.v1.TokenService.IssueDataplaneToken:output_type -> meridian.api.v1.IssueDataplaneTokenResponse
-	3, // 3: meridian.api.v1.TokenService.IssueZoneToken:output_type -> meridian.api.v1.IssueZoneTokenResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	4, // 2: meridian.api.v1.TokenService.IssueUserToken:input_type -> meridian.api.v1.IssueUserTokenRequest
+	6, // 3: meridian.api.v1.TokenService.GenerateSigningKey:input_type -> meridian.api.v1.GenerateSigningKeyRequest
+	1, // 4: meridian.api.v1.TokenService.IssueDataplaneToken:output_type -> meridian.api.v1.IssueDataplaneTokenResponse
+	3, // 5: meridian.api.v1.TokenService.IssueZoneToken:output_type -> meridian.api.v1.IssueZoneTokenResponse
+	5, // 6: meridian.api.v1.TokenService.IssueUserToken:output_type -> meridian.api.v1.IssueUserTokenResponse
+	7, // 7: meridian.api.v1.TokenService.GenerateSigningKey:output_type -> meridian.api.v1.GenerateSigningKeyResponse
+	4, // [4:8] is the sub-list for method output_type
+	0, // [0:4] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -262,7 +483,7 @@ func file_meridian_api_v1_token_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meridian_api_v1_token_proto_rawDesc), len(file_meridian_api_v1_token_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	TokenService_IssueDataplaneToken_FullMethodName = "/meridian.api.v1.TokenService/IssueDataplaneToken"
 	TokenService_IssueZoneToken_FullMethodName      = "/meridian.api.v1.TokenService/IssueZoneToken"
+	TokenService_IssueUserToken_FullMethodName      = "/meridian.api.v1.TokenService/IssueUserToken"
+	TokenService_GenerateSigningKey_FullMethodName  = "/meridian.api.v1.TokenService/GenerateSigningKey"
 )
 
 // TokenServiceClient is the client API for TokenService service.
@@ -33,6 +35,12 @@ type TokenServiceClient interface {
 	IssueDataplaneToken(ctx context.Context, in *IssueDataplaneTokenRequest, opts ...grpc.CallOption) (*IssueDataplaneTokenResponse, error)
 	// IssueZoneToken issues the token of a zone control plane; on the global control plane only.
 	IssueZoneToken(ctx context.Context, in *IssueZoneTokenRequest, opts ...grpc.CallOption) (*IssueZoneTokenResponse, error)
+	// IssueUserToken issues the token of a person or a program that uses the API over the network; not on a zone
+	// control plane that has joined a global one.
+	IssueUserToken(ctx context.Context, in *IssueUserTokenRequest, opts ...grpc.CallOption) (*IssueUserTokenResponse, error)
+	// GenerateSigningKey makes the next key for tokens of one use. New tokens are signed with it; those of the keys
+	// before it go on holding until their key is deleted or revoked.
+	GenerateSigningKey(ctx context.Context, in *GenerateSigningKeyRequest, opts ...grpc.CallOption) (*GenerateSigningKeyResponse, error)
 }
 
 type tokenServiceClient struct {
@@ -63,6 +71,26 @@ func (c *tokenServiceClient) IssueZoneToken(ctx context.Context, in *IssueZoneTo
 	return out, nil
 }
 
+func (c *tokenServiceClient) IssueUserToken(ctx context.Context, in *IssueUserTokenRequest, opts ...grpc.CallOption) (*IssueUserTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IssueUserTokenResponse)
+	err := c.cc.Invoke(ctx, TokenService_IssueUserToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) GenerateSigningKey(ctx context.Context, in *GenerateSigningKeyRequest, opts ...grpc.CallOption) (*GenerateSigningKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GenerateSigningKeyResponse)
+	err := c.cc.Invoke(ctx, TokenService_GenerateSigningKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TokenServiceServer is the server API for TokenService service.
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
@@ -73,6 +101,12 @@ type TokenServiceServer interface {
 	IssueDataplaneToken(context.Context, *IssueDataplaneTokenRequest) (*IssueDataplaneTokenResponse, error)
 	// IssueZoneToken issues the token of a zone control plane; on the global control plane only.
 	IssueZoneToken(context.Context, *IssueZoneTokenRequest) (*IssueZoneTokenResponse, error)
+	// IssueUserToken issues the token of a person or a program that uses the API over the network; not on a zone
+	// control plane that has joined a global one.
+	IssueUserToken(context.Context, *IssueUserTokenRequest) (*IssueUserTokenResponse, error)
+	// GenerateSigningKey makes the next key for tokens of one use. New tokens are signed with it; those of the keys
+	// before it go on holding until their key is deleted or revoked.
+	GenerateSigningKey(context.Context, *GenerateSigningKeyRequest) (*GenerateSigningKeyResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -88,6 +122,12 @@ func (UnimplementedTokenServiceServer) IssueDataplaneToken(context.Context, *Iss
 }
 func (UnimplementedTokenServiceServer) IssueZoneToken(context.Context, *IssueZoneTokenRequest) (*IssueZoneTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueZoneToken not implemented")
+}
+func (UnimplementedTokenServiceServer) IssueUserToken(context.Context, *IssueUserTokenRequest) (*IssueUserTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method IssueUserToken not implemented")
+}
+func (UnimplementedTokenServiceServer) GenerateSigningKey(context.Context, *GenerateSigningKeyRequest) (*GenerateSigningKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GenerateSigningKey not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -146,6 +186,42 @@ func _TokenService_IssueZoneToken_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenService_IssueUserToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IssueUserTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).IssueUserToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_IssueUserToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).IssueUserToken(ctx, req.(*IssueUserTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_GenerateSigningKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GenerateSigningKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).GenerateSigningKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_GenerateSigningKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).GenerateSigningKey(ctx, req.(*GenerateSigningKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +236,14 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssueZoneToken",
 			Handler:    _TokenService_IssueZoneToken_Handler,
+		},
+		{
+			MethodName: "IssueUserToken",
+			Handler:    _TokenService_IssueUserToken_Handler,
+		},
+		{
+			MethodName: "GenerateSigningKey",
+			Handler:    _TokenService_GenerateSigningKey_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
