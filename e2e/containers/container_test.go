@@ -337,10 +337,14 @@ func unique(name string) string { return "meridian-e2e-" + suite.run + "-" + ran
 
 func labels() map[string]string { return map[string]string{label: suite.run} }
 
-// within is a context that ends after d, or with the test.
+// within is a context that ends after d, with the test, or with the run.
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), d, fmt.Errorf("not within %s", d))
-	t.Cleanup(cancel)
+	watching := context.AfterFunc(suite.interrupted, cancel)
+	t.Cleanup(func() {
+		watching()
+		cancel()
+	})
 	return ctx
 }

@@ -153,10 +153,5 @@ func TestRoll(t *testing.T) {
 // pass lets what runs run for a while.
 func pass(t *testing.T, d time.Duration) {
 	t.Helper()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-t.Context().Done():
-	}
+	<-within(t, d).Done()
 }

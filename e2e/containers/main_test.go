@@ -33,8 +33,10 @@ const oldVersion = "0.0.0-before"
 
 // suite is what the tests share: it is set once, before they start.
 var suite struct {
-	run    string
-	docker *testcontainers.DockerProvider
+	run string
+	// interrupted ends when a signal comes, and with it whatever the tests wait for.
+	interrupted context.Context
+	docker      *testcontainers.DockerProvider
 	// missing says why there is no Docker; nil if there is.
 	missing error
 	// require makes a failure of every skip.
@@ -48,6 +50,9 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// The first signal ends the tests, which clean up; the second does what signals do.
+	context.AfterFunc(ctx, stop)
+	suite.interrupted = ctx
 	suite.require = os.Getenv("MERIDIAN_E2E_REQUIRE") == "1"
 	suite.run = fmt.Sprintf("%d-%s", os.Getpid(), random())
 	// Tests clean up by label; the reaper's image would have to be pulled. Ports are published to this machine.
@@ -63,12 +68,7 @@ func run(m *testing.M) int {
 	defer func() { _ = suite.docker.Close() }()
 	// What a killed run has left behind, and whatever happens to this one.
 	sweep(dead)
-	mine := func(run string) bool { return run == suite.run }
-	defer sweep(mine)
-	context.AfterFunc(ctx, func() {
-		sweep(mine)
-		os.Exit(130)
-	})
+	defer sweep(func(run string) bool { return run == suite.run })
 	if err := buildImages(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
