@@ -53,6 +53,8 @@ type Server struct {
 	kdsv1.UnimplementedSyncServiceServer
 	opts    ServerOptions
 	encoded *encoded
+	// started is the instant from which heartbeats are counted off.
+	started time.Time
 
 	// closing is done when Close is called; work counts all that must end before it returns.
 	closing context.Context
@@ -88,7 +90,7 @@ func NewServer(opts ServerOptions) (*Server, error) {
 	opts.MaxZoneObjects = cmp.Or(opts.MaxZoneObjects, maxZoneObjects)
 	opts.MaxZoneBytes = cmp.Or(opts.MaxZoneBytes, maxZoneBytes)
 	closing, stop := context.WithCancel(context.Background())
-	return &Server{opts: opts, encoded: cache, closing: closing, close: stop, sessions: map[string]*serving{}}, nil
+	return &Server{opts: opts, started: time.Now(), encoded: cache, closing: closing, close: stop, sessions: map[string]*serving{}}, nil
 }
 
 // needed names the options that are missing.
@@ -105,7 +107,10 @@ func needed(what string, have map[string]bool) error {
 // windows are as large as the session's: where they are fixed, gRPC need not measure the connection with a ping
 // for each frame that comes, which for heartbeats costs as much as they do.
 func ServerGRPCOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.MaxRecvMsgSize(2 * maxFrame), grpc.MaxConcurrentStreams(16)}
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(2 * maxFrame), grpc.MaxConcurrentStreams(16),
+		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(windowSize),
+	}
 }
 
 // Register adds the sync service to a gRPC server.
@@ -290,7 +295,7 @@ func (s *Server) serve(ctx context.Context, v *serving, hello *kdsv1.Hello, st s
 	}
 	ses := &session{
 		side: globalSide(s.opts.Table, v.zone), store: s.opts.Store, accept: s.opts.Accept, logger: logger,
-		version: s.opts.Version.Version, peerStore: v.store, silence: globalSilence, encoded: s.encoded, stream: st,
+		version: s.opts.Version.Version, peerStore: v.store, silence: globalSilence, beats: s.started, encoded: s.encoded, stream: st,
 	}
 	ses.prepare(stored, told)
 	for _, a := range ses.apps {
