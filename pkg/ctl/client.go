@@ -32,6 +32,7 @@ type connection struct {
 	caCertFile                    string
 	clientCertFile, clientKeyFile string
 	skipVerify                    bool
+	userTokenFile                 string
 }
 
 // client is a client of one control plane.
@@ -66,9 +67,13 @@ func (c connection) open() (*client, error) {
 		}
 		t.Certificates = []tls.Certificate{pair}
 	}
+	transport, err := c.authenticated(base, &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: t})
+	if err != nil {
+		return nil, err
+	}
 	return &client{base, &http.Client{
 		Timeout:   requestTime,
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: t},
+		Transport: transport,
 		// A redirected PUT would become a GET.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil

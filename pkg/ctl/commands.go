@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -34,8 +35,9 @@ func AddCommands(root *cobra.Command) {
 	f.StringVar(&t.connection.clientCertFile, "client-cert-file", "", "client certificate to show")
 	f.StringVar(&t.connection.clientKeyFile, "client-key-file", "", "key of --client-cert-file")
 	f.BoolVar(&t.connection.skipVerify, "skip-verify", false, "do not verify the control plane's certificate")
+	f.StringVar(&t.connection.userTokenFile, "user-token-file", os.Getenv("MERIDIAN_USER_TOKEN_FILE"), "file of the user token to send, over https only (or MERIDIAN_USER_TOKEN_FILE)")
 	f.StringVarP(&t.mesh, "mesh", "m", "default", "mesh of the resources")
-	root.AddCommand(t.get(), t.apply(), t.delete(), t.inspect(), t.wait(), t.generate(), t.backup(), t.export())
+	root.AddCommand(t.get(), t.apply(), t.delete(), t.inspect(), t.wait(), t.generate(), t.revoke(), t.backup(), t.export())
 }
 
 // with runs f with a client that is closed afterwards.
@@ -283,10 +285,10 @@ func (t *tool) overviews(c *cobra.Command, path []string, query url.Values, prin
 
 func (t *tool) generate() *cobra.Command {
 	c := &cobra.Command{
-		Use: "generate", Short: "Make tokens and certificates", Args: cobra.NoArgs,
+		Use: "generate", Short: "Make tokens, their keys, and certificates", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(t.zoneToken(), t.dataplaneToken(), t.tlsCertificate())
+	c.AddCommand(t.zoneToken(), t.dataplaneToken(), t.userToken(), t.signingKey(), t.tlsCertificate())
 	return c
 }
 

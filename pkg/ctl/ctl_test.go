@@ -66,6 +66,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { _ = f.Close() }()
 	_, _ = fmt.Fprintf(f, "%s %s\n", r.Method, uri)
+	if a := r.Header.Get("Authorization"); a != "" {
+		_, _ = fmt.Fprintf(f, "as %s\n", a)
+	}
 	if len(body) > 0 {
 		_, _ = fmt.Fprintf(f, "%s\n%s\n", r.Header.Get("Content-Type"), strings.TrimRight(string(body), "\n"))
 	}

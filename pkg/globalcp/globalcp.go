@@ -50,6 +50,9 @@ func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err er
 	if err := base.ServeDiagnostics(c.Diagnostics); err != nil {
 		return nil, err
 	}
+	if err := base.API.EnsurePublicKeys(ctx); err != nil {
+		return nil, err
+	}
 	if !c.Defaults.SkipMeshCreation {
 		if err := base.API.EnsureDefaultMesh(ctx, []byte(c.Defaults.Mesh)); err != nil {
 			return nil, fmt.Errorf("defaults.mesh: %w", err)
