@@ -318,7 +318,7 @@ func short(log []xdstest.Exchange) []string {
 	var lines []string
 	for _, x := range log {
 		line := x.TypeURL[strings.LastIndexByte(x.TypeURL, '.')+1:]
-		line = map[string]string{"Cluster": "CDS", "ClusterLoadAssignment": "EDS", "Listener": "LDS", "RouteConfiguration": "RDS"}[line]
+		line = map[string]string{"Cluster": "CDS", "ClusterLoadAssignment": "EDS", "Listener": "LDS", "RouteConfiguration": "RDS", "Secret": "SDS"}[line]
 		for _, n := range x.Names {
 			line += " " + n
 		}
@@ -351,7 +351,7 @@ func (r *record) total() Counters {
 	defer r.mu.Unlock()
 	var t Counters
 	for _, c := range r.counters {
-		t.CDS, t.EDS, t.LDS, t.RDS = t.CDS.plus(c.CDS), t.EDS.plus(c.EDS), t.LDS.plus(c.LDS), t.RDS.plus(c.RDS)
+		t.CDS, t.EDS, t.LDS, t.RDS, t.SDS = t.CDS.plus(c.CDS), t.EDS.plus(c.EDS), t.LDS.plus(c.LDS), t.RDS.plus(c.RDS), t.SDS.plus(c.SDS)
 	}
 	return t
 }

@@ -155,14 +155,17 @@ func (w *workload) issue(ctx context.Context) {
 	}
 	now := time.Now()
 	cert, err := p.issuer.issue(ctx, need, now)
-	var r *envoy.Resource
-	if err == nil {
-		r, err = envoy.Certificate(certVersion(w.key, now, cert.NotAfter), cert.ChainPEM, cert.KeyPEM)
-	}
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w.asked = false
+	var r *envoy.Resource
+	if err == nil {
+		if now.Sub(w.issued) < time.Millisecond { // no two certificates have one version
+			now = w.issued.Add(time.Millisecond)
+		}
+		r, err = envoy.Certificate(certVersion(w.key, now, cert.NotAfter), cert.ChainPEM, cert.KeyPEM)
+	}
 	switch {
 	case p.workload != w || ctx.Err() != nil:
 		return
