@@ -65,8 +65,10 @@ type change struct {
 	since, next resource.Revision
 	// again: it goes even when equal. early: it goes without a subscription, as its cluster is on the way.
 	again, early bool
-	// held: the proxy refused this version.
-	held bool
+	// held: the proxy refused this version. behind is since when it lacks what it should have for that, and counts again
+	// when another version takes the refused one's place: until that is there, the proxy has what was before both.
+	held   bool
+	behind resource.Revision
 	// asked: the proxy wants to know of a name that there is not.
 	asked bool
 	// kept: the proxy came with it, and while the target withholds something it is not known to be needless.
@@ -152,7 +154,7 @@ func (b *books) compare(c class, since resource.Revision, held func(*envoy.Resou
 		}
 		p := f.add(r.Name, &change{had: had, want: r, since: since, again: again, held: held(r)})
 		if p.held {
-			p.since = 0
+			p.since, p.behind = 0, since
 		}
 	}
 	if f.sub == nil {
@@ -205,8 +207,14 @@ func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Res
 		}
 		p.want, p.asked, p.kept, p.held = is, false, false, is != nil && held(is)
 		since := b.inherit(since, was, t)
+		if !p.held && p.behind != 0 {
+			since, p.behind = earlier(p.behind, cmp.Or(since, p.behind)), 0
+		}
 		switch {
 		case p.held:
+			if at := cmp.Or(p.oldest(), since); at != 0 {
+				p.behind = earlier(p.behind, at)
+			}
 			p.since, p.next = 0, 0
 		case since == 0:
 		case p.sent != nil || p.going:
@@ -423,7 +431,7 @@ func (b *books) hold(c class, bad *envoy.Resource) {
 		return
 	}
 	p.held, p.again, p.early = true, false, false
-	p.since, p.next = 0, 0
+	p.since, p.next, p.behind = 0, 0, cmp.Or(p.oldest(), p.behind)
 	b.forget()
 }
 
