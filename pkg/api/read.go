@@ -17,15 +17,27 @@ func (s *Service) Get(ctx context.Context, req *apiv1.GetRequest) (*apiv1.GetRes
 	if err := s.mayRead(ctx, d); err != nil {
 		return nil, err
 	}
-	config, observed, err := s.views(ctx)
+	withStatus, err := parseStatus(req.GetStatus())
 	if err != nil {
 		return nil, err
 	}
-	o, ok := viewOf(d, config, observed).Get(key)
+	x, err := s.observations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o, ok := viewOf(d, x.config, x.observed).Get(key)
 	if !ok {
 		return nil, notFound(titleGet)
 	}
-	b, err := resource.EncodeJSON(d, o)
+	var parts []resource.Part
+	if withStatus {
+		status, err := x.status(d, o)
+		if err != nil {
+			return nil, s.storeError(err, titleGet)
+		}
+		parts = append(parts, resource.Part{Name: "status", Message: status})
+	}
+	b, err := resource.EncodeJSON(d, o, parts...)
 	if err != nil {
 		return nil, s.storeError(err, titleGet)
 	}

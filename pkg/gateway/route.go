@@ -121,7 +121,7 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		if !ok || inMesh != (d.Scope == resource.ScopeMesh) {
 			return route{}, false
 		}
-		return route{allow: readWrite, maxBody: maxObject}, true
+		return route{allow: readWrite, maxBody: maxObject, query: "status"}, true
 	}
 	return route{}, false
 }

@@ -81,7 +81,7 @@ func (r *Recorder) build(d dirty) (*writing, error) {
 		}
 		if _, err := w.put(rejectionOf(k), &systemv1.ProxyRejection{
 			Kind: string(k.Kind), Scope: k.Scope, Name: k.Name, Revision: uint64(j.position), Count: j.count,
-			Proxies: j.proxies, Reason: j.text, ResourceType: j.typeURL, ResourceName: j.name, Last: timestamppb.New(j.last),
+			Proxies: j.proxies(), Reason: j.text, ResourceType: j.typeURL, ResourceName: j.name, Last: timestamppb.New(j.last),
 		}); err != nil {
 			return nil, err
 		}
@@ -94,17 +94,14 @@ func (r *Recorder) build(d dirty) (*writing, error) {
 	return w, nil
 }
 
-// buildInsight brings the sessions of a proxy, and the certificates that it got, into its stored insight. One of a
-// dataplane that is not there has nowhere to stand.
+// buildInsight brings the sessions of a proxy, the certificates that it got, and what is held back from it into its
+// stored insight. One of a dataplane that is not there has nowhere to stand.
 func (r *Recorder) buildInsight(w *writing, config store.View, k resource.Key) error {
 	var all []*session
 	if of := r.streams[k]; of != nil {
 		all = of.all
 	}
 	cert, issued := r.certified[k]
-	if len(all) == 0 && !issued {
-		return nil
-	}
 	for _, s := range all {
 		if !s.ended.IsZero() {
 			w.ended = append(w.ended, s)
@@ -117,7 +114,12 @@ func (r *Recorder) buildInsight(w *writing, config store.View, k resource.Key) e
 		return nil
 	}
 	m := &meshv1.DataplaneInsight{}
-	if o, ok := w.status.Get(insightOf(k)); ok && o.Origin == resource.Local {
+	rejections, rejected := r.heldFrom(k)
+	o, ok := w.status.Get(insightOf(k))
+	if !ok && len(all) == 0 && !issued && rejected == 0 {
+		return nil
+	}
+	if ok && o.Origin == resource.Local {
 		// What can't be read is begun anew.
 		if stored, err := resource.Decode[meshv1.DataplaneInsight](o); err == nil {
 			m = proto.CloneOf(stored)
@@ -143,6 +145,7 @@ func (r *Recorder) buildInsight(w *writing, config store.View, k resource.Key) e
 			CertificateRegenerations:    m.GetMTls().GetCertificateRegenerations() + cert.issued,
 		}
 	}
+	m.Rejections, m.Rejected = rejections, rejected
 	_, err := w.put(insightOf(k), m)
 	return err
 }

@@ -48,6 +48,9 @@ func CloseLeftovers(ctx context.Context, s store.Store, instance string, now tim
 				sub.DisconnectTime, open = end, true
 			}
 		}
+		if m.Rejected > 0 {
+			m.Rejected, m.Rejections, open = 0, nil, true // what is still refused will be told again
+		}
 		if open {
 			if err := put(o, m); err != nil {
 				return err

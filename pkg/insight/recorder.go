@@ -66,7 +66,8 @@ type Recorder struct {
 	// certified are the certificates that are not yet in their proxies' insights.
 	certified map[resource.Key]certified
 
-	refusals   map[refusalID]*refusal
+	// refusals of each proxy.
+	refusals   map[resource.Key]map[refusalID]*refusal
 	rejections map[resource.Key]*rejection
 
 	// latest is what was last told, shown what the rows are derived from: latest, unless that is held since
@@ -145,7 +146,7 @@ func New(o Options) *Recorder {
 		poke:      make(chan struct{}, 1),
 		positions: positions{peer: o.Peer},
 		sessions:  map[string]*session{}, streams: map[resource.Key]*streams{}, dirty: newDirty(),
-		refusals: map[refusalID]*refusal{}, rejections: map[resource.Key]*rejection{},
+		refusals: map[resource.Key]map[refusalID]*refusal{}, rejections: map[resource.Key]*rejection{},
 		joined: map[resource.Key]*session{}, leftovers: o.Leftovers, certified: map[resource.Key]certified{},
 	}
 	if r.logger == nil {
@@ -427,10 +428,8 @@ func has(v store.View, k resource.Key) bool {
 // forget a dataplane that was deleted.
 func (r *Recorder) forget(k resource.Key) {
 	r.dirty.gone[k] = struct{}{}
-	for id := range r.refusals {
-		if id.proxy == k {
-			r.clear(id)
-		}
+	for id := range r.refusals[k] {
+		r.clear(id)
 	}
 }
 

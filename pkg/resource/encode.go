@@ -20,9 +20,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// EncodeJSON gives the public JSON of one object, with its final newline.
-func EncodeJSON(d *Descriptor, o *Object) ([]byte, error) {
-	b, err := AppendObject(nil, d, o, 0)
+// EncodeJSON gives the public JSON of one object, with its final newline. The parts follow the spec's fields.
+func EncodeJSON(d *Descriptor, o *Object, parts ...Part) ([]byte, error) {
+	b, err := appendObject(nil, d, o, 0, parts)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +32,10 @@ func EncodeJSON(d *Descriptor, o *Object) ([]byte, error) {
 // AppendObject appends the public JSON of one object without a final newline. indent is the number of spaces
 // that the line of its closing brace starts with.
 func AppendObject(b []byte, d *Descriptor, o *Object, indent int) ([]byte, error) {
+	return appendObject(b, d, o, indent, nil)
+}
+
+func appendObject(b []byte, d *Descriptor, o *Object, indent int, parts []Part) ([]byte, error) {
 	m, err := o.Message(d)
 	if err != nil {
 		return nil, err
@@ -41,6 +45,12 @@ func AppendObject(b []byte, d *Descriptor, o *Object, indent int) ([]byte, error
 	w.meta(&first, Overview{Type: d.Kind, Mesh: o.Key.Scope, Name: o.Key.Name, Created: o.Created, Modified: o.Modified})
 	if err := w.fields(&first, m.ProtoReflect()); err != nil {
 		return nil, fmt.Errorf("encode %s: %w", o.Key, err)
+	}
+	for _, p := range parts {
+		w.key(&first, p.Name)
+		if err := w.part(p); err != nil {
+			return nil, fmt.Errorf("encode %s: %s: %w", o.Key, p.Name, err)
+		}
 	}
 	w.close('}', first)
 	return w.b, nil

@@ -164,7 +164,7 @@ func (d *document) generic(r Rule, method string) {
 			}
 			op = operation(fmt.Sprintf("Lists the %s%s.", k.Plural, where), append(params, reference("size"), reference("offset"), reference("minRevision")), answers(list(ref), 400, 503))
 		case "Get":
-			op = operation(fmt.Sprintf("Returns one %s. %s", k.Kind, k.Doc), append(params, reference("minRevision")), answers(ref, 404, 503))
+			op = operation(fmt.Sprintf("Returns one %s. %s", k.Kind, k.Doc), append(params, reference("status"), reference("minRevision")), answers(ref, 400, 404, 503))
 		case "Put":
 			op = operation(fmt.Sprintf("Creates or replaces one %s.", k.Kind), params, written("201", "200"))
 			op["requestBody"] = object{"required": true, "content": object{
@@ -276,6 +276,7 @@ func (d *document) common() {
 		"type": "object", "description": "How far the zone has come, in revisions of the global control plane's log.",
 		"properties": object{"applied": decimal, "live": decimal, "head": decimal, "lagging": decimal, "rejected": decimal},
 	}
+	d.schemas["ResourceStatus"] = message(&apiv1.ResourceStatus{})
 	d.schemas["ProxyPosition"] = object{
 		"type": "object", "description": "Up to which revision of the global control plane's log the proxy is live; 0 where it is not connected.",
 		"properties": object{"live": decimal},
@@ -296,6 +297,7 @@ func parameters() object {
 		"size":    query("size", "Items on the page; 0 means 10000.", object{"type": "integer", "minimum": 0, "maximum": 10000, "default": 1000}),
 		"offset":  query("offset", "Taken from the next of a page, or the index of an item.", object{"type": "string"}),
 		"tag":     query("tag", "KEY:VALUE, several times; one inbound or the gateway must carry them all. The value * matches any.", object{"type": "array", "items": object{"type": "string"}}),
+		"status":  query("status", "With the key status: the revision of the resource, whether it is live, and what control planes and proxies refuse of it (the schema ResourceStatus).", boolean),
 		"gateway": query("gateway", "Only gateways, or none.", boolean),
 		"ingress": query("ingress", "Only ingresses, or none.", boolean),
 		"revision": object{

@@ -883,6 +883,71 @@ func (x *Rejection) GetLast() *timestamppb.Timestamp {
 	return nil
 }
 
+// ResourceStatus is the key status of a resource that was asked for with its status.
+type ResourceStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Revision of the config log at which the resource's spec took its present form, and whether that is live, as
+	// positions have it: "live", "pending" or "rejected". Empty where it is not known: for what flows up from a zone,
+	// for what was observed, and on the control plane of a zone that has joined a global one.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	State    string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// What control planes and proxies refuse of it, one a zone and type.
+	Rejections    []*Rejection `protobuf:"bytes,3,rep,name=rejections,proto3" json:"rejections,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceStatus) Reset() {
+	*x = ResourceStatus{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceStatus) ProtoMessage() {}
+
+func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
+func (*ResourceStatus) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ResourceStatus) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ResourceStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ResourceStatus) GetRejections() []*Rejection {
+	if x != nil {
+		return x.Rejections
+	}
+	return nil
+}
+
 var File_meridian_api_v1_inspect_proto protoreflect.FileDescriptor
 
 const file_meridian_api_v1_inspect_proto_rawDesc = "" +
@@ -944,7 +1009,13 @@ const file_meridian_api_v1_inspect_proto_rawDesc = "" +
 	"\rresource_type\x18\n" +
 	" \x01(\tR\fresourceType\x12#\n" +
 	"\rresource_name\x18\v \x01(\tR\fresourceName\x12.\n" +
-	"\x04last\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x04last2\xf5\x05\n" +
+	"\x04last\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x04last\"~\n" +
+	"\x0eResourceStatus\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12:\n" +
+	"\n" +
+	"rejections\x18\x03 \x03(\v2\x1a.meridian.api.v1.RejectionR\n" +
+	"rejections2\xf5\x05\n" +
 	"\x0eInspectService\x12a\n" +
 	"\x0eListZoneStatus\x12&.meridian.api.v1.ListZoneStatusRequest\x1a'.meridian.api.v1.ListZoneStatusResponse\x12d\n" +
 	"\x0fGetZoneOverview\x12'.meridian.api.v1.GetZoneOverviewRequest\x1a(.meridian.api.v1.GetZoneOverviewResponse\x12j\n" +
@@ -966,7 +1037,7 @@ func file_meridian_api_v1_inspect_proto_rawDescGZIP() []byte {
 	return file_meridian_api_v1_inspect_proto_rawDescData
 }
 
-var file_meridian_api_v1_inspect_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_meridian_api_v1_inspect_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_meridian_api_v1_inspect_proto_goTypes = []any{
 	(*ListZoneStatusRequest)(nil),          // 0: meridian.api.v1.ListZoneStatusRequest
 	(*ListZoneStatusResponse)(nil),         // 1: meridian.api.v1.ListZoneStatusResponse
@@ -982,33 +1053,35 @@ var file_meridian_api_v1_inspect_proto_goTypes = []any{
 	(*ListRejectionsRequest)(nil),          // 11: meridian.api.v1.ListRejectionsRequest
 	(*ListRejectionsResponse)(nil),         // 12: meridian.api.v1.ListRejectionsResponse
 	(*Rejection)(nil),                      // 13: meridian.api.v1.Rejection
-	(*timestamppb.Timestamp)(nil),          // 14: google.protobuf.Timestamp
-	(*GetPositionsRequest)(nil),            // 15: meridian.api.v1.GetPositionsRequest
-	(*GetPositionsResponse)(nil),           // 16: meridian.api.v1.GetPositionsResponse
+	(*ResourceStatus)(nil),                 // 14: meridian.api.v1.ResourceStatus
+	(*timestamppb.Timestamp)(nil),          // 15: google.protobuf.Timestamp
+	(*GetPositionsRequest)(nil),            // 16: meridian.api.v1.GetPositionsRequest
+	(*GetPositionsResponse)(nil),           // 17: meridian.api.v1.GetPositionsResponse
 }
 var file_meridian_api_v1_inspect_proto_depIdxs = []int32{
 	2,  // 0: meridian.api.v1.ListZoneStatusResponse.zones:type_name -> meridian.api.v1.ZoneStatus
 	13, // 1: meridian.api.v1.ListRejectionsResponse.items:type_name -> meridian.api.v1.Rejection
-	14, // 2: meridian.api.v1.Rejection.last:type_name -> google.protobuf.Timestamp
-	0,  // 3: meridian.api.v1.InspectService.ListZoneStatus:input_type -> meridian.api.v1.ListZoneStatusRequest
-	3,  // 4: meridian.api.v1.InspectService.GetZoneOverview:input_type -> meridian.api.v1.GetZoneOverviewRequest
-	5,  // 5: meridian.api.v1.InspectService.ListZoneOverviews:input_type -> meridian.api.v1.ListZoneOverviewsRequest
-	7,  // 6: meridian.api.v1.InspectService.GetDataplaneOverview:input_type -> meridian.api.v1.GetDataplaneOverviewRequest
-	9,  // 7: meridian.api.v1.InspectService.ListDataplaneOverviews:input_type -> meridian.api.v1.ListDataplaneOverviewsRequest
-	11, // 8: meridian.api.v1.InspectService.ListRejections:input_type -> meridian.api.v1.ListRejectionsRequest
-	15, // 9: meridian.api.v1.InspectService.GetPositions:input_type -> meridian.api.v1.GetPositionsRequest
-	1,  // 10: meridian.api.v1.InspectService.ListZoneStatus:output_type -> meridian.api.v1.ListZoneStatusResponse
-	4,  // 11: meridian.api.v1.InspectService.GetZoneOverview:output_type -> meridian.api.v1.GetZoneOverviewResponse
-	6,  // 12: meridian.api.v1.InspectService.ListZoneOverviews:output_type -> meridian.api.v1.ListZoneOverviewsResponse
-	8,  // 13: meridian.api.v1.InspectService.GetDataplaneOverview:output_type -> meridian.api.v1.GetDataplaneOverviewResponse
-	10, // 14: meridian.api.v1.InspectService.ListDataplaneOverviews:output_type -> meridian.api.v1.ListDataplaneOverviewsResponse
-	12, // 15: meridian.api.v1.InspectService.ListRejections:output_type -> meridian.api.v1.ListRejectionsResponse
-	16, // 16: meridian.api.v1.InspectService.GetPositions:output_type -> meridian.api.v1.GetPositionsResponse
-	10, // [10:17] is the sub-list for method output_type
-	3,  // [3:10] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	15, // 2: meridian.api.v1.Rejection.last:type_name -> google.protobuf.Timestamp
+	13, // 3: meridian.api.v1.ResourceStatus.rejections:type_name -> meridian.api.v1.Rejection
+	0,  // 4: meridian.api.v1.InspectService.ListZoneStatus:input_type -> meridian.api.v1.ListZoneStatusRequest
+	3,  // 5: meridian.api.v1.InspectService.GetZoneOverview:input_type -> meridian.api.v1.GetZoneOverviewRequest
+	5,  // 6: meridian.api.v1.InspectService.ListZoneOverviews:input_type -> meridian.api.v1.ListZoneOverviewsRequest
+	7,  // 7: meridian.api.v1.InspectService.GetDataplaneOverview:input_type -> meridian.api.v1.GetDataplaneOverviewRequest
+	9,  // 8: meridian.api.v1.InspectService.ListDataplaneOverviews:input_type -> meridian.api.v1.ListDataplaneOverviewsRequest
+	11, // 9: meridian.api.v1.InspectService.ListRejections:input_type -> meridian.api.v1.ListRejectionsRequest
+	16, // 10: meridian.api.v1.InspectService.GetPositions:input_type -> meridian.api.v1.GetPositionsRequest
+	1,  // 11: meridian.api.v1.InspectService.ListZoneStatus:output_type -> meridian.api.v1.ListZoneStatusResponse
+	4,  // 12: meridian.api.v1.InspectService.GetZoneOverview:output_type -> meridian.api.v1.GetZoneOverviewResponse
+	6,  // 13: meridian.api.v1.InspectService.ListZoneOverviews:output_type -> meridian.api.v1.ListZoneOverviewsResponse
+	8,  // 14: meridian.api.v1.InspectService.GetDataplaneOverview:output_type -> meridian.api.v1.GetDataplaneOverviewResponse
+	10, // 15: meridian.api.v1.InspectService.ListDataplaneOverviews:output_type -> meridian.api.v1.ListDataplaneOverviewsResponse
+	12, // 16: meridian.api.v1.InspectService.ListRejections:output_type -> meridian.api.v1.ListRejectionsResponse
+	17, // 17: meridian.api.v1.InspectService.GetPositions:output_type -> meridian.api.v1.GetPositionsResponse
+	11, // [11:18] is the sub-list for method output_type
+	4,  // [4:11] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_meridian_api_v1_inspect_proto_init() }
@@ -1023,7 +1096,7 @@ func file_meridian_api_v1_inspect_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meridian_api_v1_inspect_proto_rawDesc), len(file_meridian_api_v1_inspect_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,8 +27,10 @@ type GetRequest struct {
 	// Path segment of the kind: "traffic-routes".
 	Plural string `protobuf:"bytes,1,opt,name=plural,proto3" json:"plural,omitempty"`
 	// Mesh; empty for a global kind.
-	Scope         string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
-	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Scope string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	Name  string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// "true": with the key status, which says what became of the resource; "false" or empty: without.
+	Status        string `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -80,6 +82,13 @@ func (x *GetRequest) GetScope() string {
 func (x *GetRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *GetRequest) GetStatus() string {
+	if x != nil {
+		return x.Status
 	}
 	return ""
 }
@@ -500,12 +509,13 @@ var File_meridian_api_v1_resource_proto protoreflect.FileDescriptor
 
 const file_meridian_api_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"\x1emeridian/api/v1/resource.proto\x12\x0fmeridian.api.v1\"N\n" +
+	"\x1emeridian/api/v1/resource.proto\x12\x0fmeridian.api.v1\"f\n" +
 	"\n" +
 	"GetRequest\x12\x16\n" +
 	"\x06plural\x18\x01 \x01(\tR\x06plural\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"!\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\tR\x06status\"!\n" +
 	"\vGetResponse\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"g\n" +
 	"\vListRequest\x12\x16\n" +

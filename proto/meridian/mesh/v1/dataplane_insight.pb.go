@@ -28,6 +28,10 @@ type DataplaneInsight struct {
 	// The last streams of the proxy, oldest first.
 	Subscriptions []*DiscoverySubscription `protobuf:"bytes,1,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`
 	MTls          *DataplaneInsight_MTLS   `protobuf:"bytes,2,opt,name=m_tls,json=mTLS,proto3" json:"m_tls,omitempty"`
+	// The first ten rejections, oldest first.
+	Rejections []*DataplaneInsight_Rejection `protobuf:"bytes,3,rep,name=rejections,proto3" json:"rejections,omitempty"`
+	// Number of all rejections.
+	Rejected      uint32 `protobuf:"varint,4,opt,name=rejected,proto3" json:"rejected,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -74,6 +78,20 @@ func (x *DataplaneInsight) GetMTls() *DataplaneInsight_MTLS {
 		return x.MTls
 	}
 	return nil
+}
+
+func (x *DataplaneInsight) GetRejections() []*DataplaneInsight_Rejection {
+	if x != nil {
+		return x.Rejections
+	}
+	return nil
+}
+
+func (x *DataplaneInsight) GetRejected() uint32 {
+	if x != nil {
+		return x.Rejected
+	}
+	return 0
 }
 
 // DiscoverySubscription is one xDS stream of a proxy.
@@ -544,18 +562,185 @@ func (x *DataplaneInsight_MTLS) GetCertificateRegenerations() uint32 {
 	return 0
 }
 
+// Rejection is a resource of the proxy's configuration that is held back from it: the proxy refused it, or it
+// does not validate. What the proxy had before stays.
+type DataplaneInsight_Rejection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Envoy's type and name of the resource. Without a type it is a part of the plan.
+	ResourceType string `protobuf:"bytes,1,opt,name=resource_type,json=resourceType,proto3" json:"resource_type,omitempty"`
+	ResourceName string `protobuf:"bytes,2,opt,name=resource_name,json=resourceName,proto3" json:"resource_name,omitempty"`
+	// What Envoy said, or the validation, cut at 2 KiB.
+	Reason string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Time   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// The first ten objects that it was made from.
+	Sources       []*DataplaneInsight_Source `protobuf:"bytes,5,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataplaneInsight_Rejection) Reset() {
+	*x = DataplaneInsight_Rejection{}
+	mi := &file_meridian_mesh_v1_dataplane_insight_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataplaneInsight_Rejection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataplaneInsight_Rejection) ProtoMessage() {}
+
+func (x *DataplaneInsight_Rejection) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_mesh_v1_dataplane_insight_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataplaneInsight_Rejection.ProtoReflect.Descriptor instead.
+func (*DataplaneInsight_Rejection) Descriptor() ([]byte, []int) {
+	return file_meridian_mesh_v1_dataplane_insight_proto_rawDescGZIP(), []int{0, 1}
+}
+
+func (x *DataplaneInsight_Rejection) GetResourceType() string {
+	if x != nil {
+		return x.ResourceType
+	}
+	return ""
+}
+
+func (x *DataplaneInsight_Rejection) GetResourceName() string {
+	if x != nil {
+		return x.ResourceName
+	}
+	return ""
+}
+
+func (x *DataplaneInsight_Rejection) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DataplaneInsight_Rejection) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *DataplaneInsight_Rejection) GetSources() []*DataplaneInsight_Source {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// Source is an object that a resource was made from.
+type DataplaneInsight_Source struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Empty for a global kind.
+	Mesh string `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Revision of the object, in the global control plane's numbering.
+	Revision      uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataplaneInsight_Source) Reset() {
+	*x = DataplaneInsight_Source{}
+	mi := &file_meridian_mesh_v1_dataplane_insight_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataplaneInsight_Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataplaneInsight_Source) ProtoMessage() {}
+
+func (x *DataplaneInsight_Source) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_mesh_v1_dataplane_insight_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataplaneInsight_Source.ProtoReflect.Descriptor instead.
+func (*DataplaneInsight_Source) Descriptor() ([]byte, []int) {
+	return file_meridian_mesh_v1_dataplane_insight_proto_rawDescGZIP(), []int{0, 2}
+}
+
+func (x *DataplaneInsight_Source) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DataplaneInsight_Source) GetMesh() string {
+	if x != nil {
+		return x.Mesh
+	}
+	return ""
+}
+
+func (x *DataplaneInsight_Source) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DataplaneInsight_Source) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_meridian_mesh_v1_dataplane_insight_proto protoreflect.FileDescriptor
 
 const file_meridian_mesh_v1_dataplane_insight_proto_rawDesc = "" +
 	"\n" +
-	"(meridian/mesh/v1/dataplane_insight.proto\x12\x10meridian.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x03\n" +
+	"(meridian/mesh/v1/dataplane_insight.proto\x12\x10meridian.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x06\n" +
 	"\x10DataplaneInsight\x12M\n" +
 	"\rsubscriptions\x18\x01 \x03(\v2'.meridian.mesh.v1.DiscoverySubscriptionR\rsubscriptions\x12<\n" +
-	"\x05m_tls\x18\x02 \x01(\v2'.meridian.mesh.v1.DataplaneInsight.MTLSR\x04mTLS\x1a\xff\x01\n" +
+	"\x05m_tls\x18\x02 \x01(\v2'.meridian.mesh.v1.DataplaneInsight.MTLSR\x04mTLS\x12L\n" +
+	"\n" +
+	"rejections\x18\x03 \x03(\v2,.meridian.mesh.v1.DataplaneInsight.RejectionR\n" +
+	"rejections\x12\x1a\n" +
+	"\brejected\x18\x04 \x01(\rR\brejected\x1a\xff\x01\n" +
 	"\x04MTLS\x12Z\n" +
 	"\x1bcertificate_expiration_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x19certificateExpirationTime\x12^\n" +
 	"\x1dlast_certificate_regeneration\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x1blastCertificateRegeneration\x12;\n" +
-	"\x19certificate_regenerations\x18\x03 \x01(\rR\x18certificateRegenerations\"\xe2\x02\n" +
+	"\x19certificate_regenerations\x18\x03 \x01(\rR\x18certificateRegenerations\x1a\xe2\x01\n" +
+	"\tRejection\x12#\n" +
+	"\rresource_type\x18\x01 \x01(\tR\fresourceType\x12#\n" +
+	"\rresource_name\x18\x02 \x01(\tR\fresourceName\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12C\n" +
+	"\asources\x18\x05 \x03(\v2).meridian.mesh.v1.DataplaneInsight.SourceR\asources\x1a`\n" +
+	"\x06Source\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\xe2\x02\n" +
 	"\x15DiscoverySubscription\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +
 	"\x19control_plane_instance_id\x18\x02 \x01(\tR\x16controlPlaneInstanceId\x12=\n" +
@@ -600,7 +785,7 @@ func file_meridian_mesh_v1_dataplane_insight_proto_rawDescGZIP() []byte {
 	return file_meridian_mesh_v1_dataplane_insight_proto_rawDescData
 }
 
-var file_meridian_mesh_v1_dataplane_insight_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_meridian_mesh_v1_dataplane_insight_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_meridian_mesh_v1_dataplane_insight_proto_goTypes = []any{
 	(*DataplaneInsight)(nil),            // 0: meridian.mesh.v1.DataplaneInsight
 	(*DiscoverySubscription)(nil),       // 1: meridian.mesh.v1.DiscoverySubscription
@@ -610,30 +795,35 @@ var file_meridian_mesh_v1_dataplane_insight_proto_goTypes = []any{
 	(*KumaDpVersion)(nil),               // 5: meridian.mesh.v1.KumaDpVersion
 	(*EnvoyVersion)(nil),                // 6: meridian.mesh.v1.EnvoyVersion
 	(*DataplaneInsight_MTLS)(nil),       // 7: meridian.mesh.v1.DataplaneInsight.MTLS
-	(*timestamppb.Timestamp)(nil),       // 8: google.protobuf.Timestamp
+	(*DataplaneInsight_Rejection)(nil),  // 8: meridian.mesh.v1.DataplaneInsight.Rejection
+	(*DataplaneInsight_Source)(nil),     // 9: meridian.mesh.v1.DataplaneInsight.Source
+	(*timestamppb.Timestamp)(nil),       // 10: google.protobuf.Timestamp
 }
 var file_meridian_mesh_v1_dataplane_insight_proto_depIdxs = []int32{
 	1,  // 0: meridian.mesh.v1.DataplaneInsight.subscriptions:type_name -> meridian.mesh.v1.DiscoverySubscription
 	7,  // 1: meridian.mesh.v1.DataplaneInsight.m_tls:type_name -> meridian.mesh.v1.DataplaneInsight.MTLS
-	8,  // 2: meridian.mesh.v1.DiscoverySubscription.connect_time:type_name -> google.protobuf.Timestamp
-	8,  // 3: meridian.mesh.v1.DiscoverySubscription.disconnect_time:type_name -> google.protobuf.Timestamp
-	2,  // 4: meridian.mesh.v1.DiscoverySubscription.status:type_name -> meridian.mesh.v1.DiscoverySubscriptionStatus
-	4,  // 5: meridian.mesh.v1.DiscoverySubscription.version:type_name -> meridian.mesh.v1.Version
-	8,  // 6: meridian.mesh.v1.DiscoverySubscriptionStatus.last_update_time:type_name -> google.protobuf.Timestamp
-	3,  // 7: meridian.mesh.v1.DiscoverySubscriptionStatus.total:type_name -> meridian.mesh.v1.DiscoveryServiceStats
-	3,  // 8: meridian.mesh.v1.DiscoverySubscriptionStatus.cds:type_name -> meridian.mesh.v1.DiscoveryServiceStats
-	3,  // 9: meridian.mesh.v1.DiscoverySubscriptionStatus.eds:type_name -> meridian.mesh.v1.DiscoveryServiceStats
-	3,  // 10: meridian.mesh.v1.DiscoverySubscriptionStatus.lds:type_name -> meridian.mesh.v1.DiscoveryServiceStats
-	3,  // 11: meridian.mesh.v1.DiscoverySubscriptionStatus.rds:type_name -> meridian.mesh.v1.DiscoveryServiceStats
-	5,  // 12: meridian.mesh.v1.Version.kuma_dp:type_name -> meridian.mesh.v1.KumaDpVersion
-	6,  // 13: meridian.mesh.v1.Version.envoy:type_name -> meridian.mesh.v1.EnvoyVersion
-	8,  // 14: meridian.mesh.v1.DataplaneInsight.MTLS.certificate_expiration_time:type_name -> google.protobuf.Timestamp
-	8,  // 15: meridian.mesh.v1.DataplaneInsight.MTLS.last_certificate_regeneration:type_name -> google.protobuf.Timestamp
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	8,  // 2: meridian.mesh.v1.DataplaneInsight.rejections:type_name -> meridian.mesh.v1.DataplaneInsight.Rejection
+	10, // 3: meridian.mesh.v1.DiscoverySubscription.connect_time:type_name -> google.protobuf.Timestamp
+	10, // 4: meridian.mesh.v1.DiscoverySubscription.disconnect_time:type_name -> google.protobuf.Timestamp
+	2,  // 5: meridian.mesh.v1.DiscoverySubscription.status:type_name -> meridian.mesh.v1.DiscoverySubscriptionStatus
+	4,  // 6: meridian.mesh.v1.DiscoverySubscription.version:type_name -> meridian.mesh.v1.Version
+	10, // 7: meridian.mesh.v1.DiscoverySubscriptionStatus.last_update_time:type_name -> google.protobuf.Timestamp
+	3,  // 8: meridian.mesh.v1.DiscoverySubscriptionStatus.total:type_name -> meridian.mesh.v1.DiscoveryServiceStats
+	3,  // 9: meridian.mesh.v1.DiscoverySubscriptionStatus.cds:type_name -> meridian.mesh.v1.DiscoveryServiceStats
+	3,  // 10: meridian.mesh.v1.DiscoverySubscriptionStatus.eds:type_name -> meridian.mesh.v1.DiscoveryServiceStats
+	3,  // 11: meridian.mesh.v1.DiscoverySubscriptionStatus.lds:type_name -> meridian.mesh.v1.DiscoveryServiceStats
+	3,  // 12: meridian.mesh.v1.DiscoverySubscriptionStatus.rds:type_name -> meridian.mesh.v1.DiscoveryServiceStats
+	5,  // 13: meridian.mesh.v1.Version.kuma_dp:type_name -> meridian.mesh.v1.KumaDpVersion
+	6,  // 14: meridian.mesh.v1.Version.envoy:type_name -> meridian.mesh.v1.EnvoyVersion
+	10, // 15: meridian.mesh.v1.DataplaneInsight.MTLS.certificate_expiration_time:type_name -> google.protobuf.Timestamp
+	10, // 16: meridian.mesh.v1.DataplaneInsight.MTLS.last_certificate_regeneration:type_name -> google.protobuf.Timestamp
+	10, // 17: meridian.mesh.v1.DataplaneInsight.Rejection.time:type_name -> google.protobuf.Timestamp
+	9,  // 18: meridian.mesh.v1.DataplaneInsight.Rejection.sources:type_name -> meridian.mesh.v1.DataplaneInsight.Source
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_meridian_mesh_v1_dataplane_insight_proto_init() }
@@ -647,7 +837,7 @@ func file_meridian_mesh_v1_dataplane_insight_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meridian_mesh_v1_dataplane_insight_proto_rawDesc), len(file_meridian_mesh_v1_dataplane_insight_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
