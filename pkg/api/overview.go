@@ -30,6 +30,7 @@ type observations struct {
 	config, observed store.View
 	// processed remembers how far each zone's proxies have come, by the origin of their dataplanes.
 	processed map[resource.Origin]uint64
+	services  *available
 }
 
 func (s *Service) observations(ctx context.Context) (*observations, error) {
@@ -37,7 +38,7 @@ func (s *Service) observations(ctx context.Context) (*observations, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &observations{service: s, config: config, observed: observed, processed: map[resource.Origin]uint64{}}, nil
+	return &observations{service: s, config: config, observed: observed, processed: map[resource.Origin]uint64{}, services: newAvailable(config)}, nil
 }
 
 // find decodes the object at a key of the status log; nil where there is none.
@@ -147,6 +148,10 @@ func orEmpty[M any, PM interface {
 
 // dataplane puts a dataplane's overview together.
 func (x *observations) dataplane(o *resource.Object, single bool) ([]byte, error) {
+	o, err := x.services.complete(o)
+	if err != nil {
+		return nil, err
+	}
 	spec, err := resource.Decode[meshv1.Dataplane](o)
 	if err != nil {
 		return nil, err

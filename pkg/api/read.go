@@ -25,6 +25,9 @@ func (s *Service) Get(ctx context.Context, req *apiv1.GetRequest) (*apiv1.GetRes
 	if err != nil {
 		return nil, err
 	}
+	if o, err = newAvailable(config).complete(o); err != nil {
+		return nil, s.storeError(err, titleGet)
+	}
 	o, ok := viewOf(d, x.config, x.observed).Get(key)
 	if !ok {
 		return nil, notFound(titleGet)
@@ -50,7 +53,12 @@ func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.List
 	if err != nil {
 		return nil, err
 	}
+	services := newAvailable(config)
 	if err := s.mayRead(ctx, d); err != nil {
+		o, err := services.complete(o)
+		if err != nil {
+			return nil, 0, err
+		}
 		return nil, err
 	}
 	w, err := parseWindow(titleList, req.GetSize(), req.GetOffset())

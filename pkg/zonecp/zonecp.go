@@ -26,6 +26,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/xds"
 	"github.com/meridian-mesh/meridian/pkg/xds/bootstrap"
 	"github.com/meridian-mesh/meridian/pkg/xds/index/dns"
+	"github.com/meridian-mesh/meridian/pkg/zones"
 )
 
 const (
@@ -78,6 +79,7 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 	if err := cp.serveProxies(c, certs, observer{recorder}); err != nil {
 		return nil, err
 	}
+	base.Set.Task("zones", zones.New(zones.Options{Log: base.Store.Config(), Zone: zone.Name, Logger: log}).Run)
 	if mode == api.Zone {
 		if err := cp.follow(zone, recorder); err != nil {
 			return nil, err
