@@ -25,12 +25,12 @@ func (s *Service) Get(ctx context.Context, req *apiv1.GetRequest) (*apiv1.GetRes
 	if err != nil {
 		return nil, err
 	}
-	if o, err = newAvailable(config).complete(o); err != nil {
-		return nil, s.storeError(err, titleGet)
-	}
 	o, ok := viewOf(d, x.config, x.observed).Get(key)
 	if !ok {
 		return nil, notFound(titleGet)
+	}
+	if o, err = x.services.complete(o); err != nil {
+		return nil, s.storeError(err, titleGet)
 	}
 	var parts []resource.Part
 	if withStatus {
@@ -53,12 +53,7 @@ func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.List
 	if err != nil {
 		return nil, err
 	}
-	services := newAvailable(config)
 	if err := s.mayRead(ctx, d); err != nil {
-		o, err := services.complete(o)
-		if err != nil {
-			return nil, 0, err
-		}
 		return nil, err
 	}
 	w, err := parseWindow(titleList, req.GetSize(), req.GetOffset())
@@ -70,7 +65,12 @@ func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.List
 		return nil, err
 	}
 	view, within := viewOf(d, config, observed), scoped(d.Kind, scope)
+	services := newAvailable(config)
 	p, err := paginate(w, view.Scan(within), view.Count(within), func(o *resource.Object) ([]byte, int, error) {
+		o, err := services.complete(o)
+		if err != nil {
+			return nil, 0, err
+		}
 		b, err := resource.AppendObject(nil, d, o, 0)
 		return b, len(b), err
 	})
