@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,16 +31,17 @@ func secured(lifetime string) string {
 type pair struct {
 	zone           controlPlane
 	caller, callee *envoyProxy
-	// inbound is the callee's address, outbound the one at which the caller's workload finds it.
-	inbound, outbound string
+	// inbound is the callee's address, outbound and echo those at which the caller's workload finds it, by HTTP and
+	// by TCP, where each connection is one between the Envoys too.
+	inbound, outbound, echo string
 }
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	p := &pair{zone: processes{}.zone(t, zoneOptions{})}
 	token := dataplaneToken(t, p.zone, "")
-	in, out := freePort(t), freePort(t)
-	p.inbound, p.outbound = fmt.Sprintf("127.0.0.1:%d", in), fmt.Sprintf("127.0.0.1:%d", out)
+	in, out, word := freePort(t), freePort(t), freePort(t)
+	p.inbound, p.outbound, p.echo = fmt.Sprintf("127.0.0.1:%d", in), fmt.Sprintf("127.0.0.1:%d", out), fmt.Sprintf("127.0.0.1:%d", word)
 	p.callee = processes{}.proxy(t, p.zone, proxyOptions{token: token, dataplane: fmt.Sprintf(`type: Dataplane
 mesh: default
 name: callee
@@ -46,8 +49,11 @@ networking:
   address: 127.0.0.1
   inbound:
   - {port: %d, servicePort: %d, tags: {kuma.io/service: backend, kuma.io/protocol: http}}
-`, in, serve(t, sample.Service{Service: "backend", Version: "v1"}))}).(*envoyProxy)
-	p.caller = processes{}.proxy(t, p.zone, proxyOptions{token: token, dataplane: web(t, "caller", out)}).(*envoyProxy)
+  - {port: %d, servicePort: %d, tags: {kuma.io/service: echo, kuma.io/protocol: tcp}}
+`, in, serve(t, sample.Service{Service: "backend", Version: "v1"}), freePort(t), echo(t))}).(*envoyProxy)
+	p.caller = processes{}.proxy(t, p.zone, proxyOptions{
+		token: token, dataplane: web(t, "caller", out) + fmt.Sprintf("  - {port: %d, tags: {kuma.io/service: echo}}\n", word),
+	}).(*envoyProxy)
 	p.answers(t, p.outbound, true)
 	return p
 }
@@ -132,6 +138,127 @@ func (p *envoyProxy) certificate(t *testing.T) certificate {
 	return one
 }
 
+// busy sends requests without end, some at a time, until stop is called, which gives how many there were and what
+// went wrong.
+func (p *pair) busy(t *testing.T) (stop func() (int, []error)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var mu sync.Mutex
+	var all int
+	var failed []error
+	var callers sync.WaitGroup
+	for range 2 {
+		for _, ask := range []func(context.Context) error{
+			func(ctx context.Context) error { return call(ctx, p.outbound) },
+			func(ctx context.Context) error { return hello(ctx, p.echo) },
+		} {
+			callers.Go(func() {
+				for ctx.Err() == nil {
+					one, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+					err := ask(one)
+					done()
+					mu.Lock()
+					if all++; err != nil {
+						failed = append(failed, err)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	t.Cleanup(func() { cancel(); callers.Wait() })
+	return func() (int, []error) {
+		cancel()
+		callers.Wait()
+		return all, failed
+	}
+}
+
+// Certificates that live for seconds are replaced again and again under traffic, and no request fails.
+func TestRotationUnderTraffic(t *testing.T) {
+	envoy(t)
+	p := newPair(t)
+	p.set(t, "3s")
+	p.answers(t, p.inbound, false)
+	until(t, 5*time.Second, "an echo", func(ctx context.Context) error { return hello(ctx, p.echo) })
+	stop := p.busy(t)
+	for _, e := range []*envoyProxy{p.caller, p.callee} {
+		seen := map[string]bool{}
+		until(t, 12*time.Second, "four certificates", func(ctx context.Context) error {
+			all, err := certificates(ctx, e.admin)
+			for _, c := range all {
+				seen[c.Serial] = true
+			}
+			if len(seen) < 4 && err == nil {
+				err = fmt.Errorf("%d certificates", len(seen))
+			}
+			return err
+		})
+	}
+	n, failed := stop()
+	if len(failed) > 0 {
+		t.Errorf("%d of %d requests failed, the first: %v", len(failed), n, failed[0])
+	}
+	t.Logf("%d requests over at least three rotations of each proxy", n)
+}
+
+// connected waits until an Envoy has, or has lost, its control plane.
+func (p *envoyProxy) connected(t *testing.T, want int) {
+	t.Helper()
+	until(t, 10*time.Second, fmt.Sprintf("control plane: %d", want), func(ctx context.Context) error {
+		raw, _, err := p.admin.Do(ctx, "GET", "/stats?filter=^control_plane.connected_state$", nil)
+		if err != nil {
+			return err
+		}
+		if got := strings.TrimSpace(string(raw)); got != fmt.Sprintf("control_plane.connected_state: %d", want) {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
+
+// A control plane that is killed and comes back issues nothing anew, and no request notices.
+func TestCertificatesSurviveRestart(t *testing.T) {
+	envoy(t)
+	p := newPair(t)
+	p.set(t, "1h")
+	p.answers(t, p.inbound, false)
+	until(t, 5*time.Second, "an echo", func(ctx context.Context) error { return hello(ctx, p.echo) })
+	both := []*envoyProxy{p.caller, p.callee}
+	var before []string
+	for _, e := range both {
+		before = append(before, e.certificate(t).Serial)
+	}
+	stop := p.busy(t)
+	p.zone.kill(t)
+	for _, e := range both {
+		e.connected(t, 0)
+	}
+	p.zone.start(t)
+	for i, e := range both {
+		e.connected(t, 1)
+		rev := put(t, p.zone, "/meshes/default/timeouts/web", timeout(fmt.Sprintf("%ds", 3+i)))
+		if err := p.zone.client().Await(within(t, 5*time.Second), rev); err != nil {
+			t.Error(err)
+		}
+	}
+	for i, e := range both {
+		if after := e.certificate(t).Serial; after != before[i] {
+			t.Errorf("certificate %s became %s", before[i], after)
+		}
+	}
+	if n, failed := stop(); len(failed) > 0 {
+		t.Errorf("%d of %d requests failed, the first: %v", len(failed), n, failed[0])
+	}
+	// A rotation that is due is not forgotten.
+	p.set(t, "2h")
+	for i, e := range both {
+		if after := e.certificate(t).Serial; after == before[i] {
+			t.Error("another lifetime left the certificate as it was")
+		}
+	}
+}
+
 // With mTLS, traffic goes on between proxies that prove their services, and nobody else is let in.
 func TestMTLS(t *testing.T) {
 	envoy(t)
@@ -160,7 +287,7 @@ func TestMTLS(t *testing.T) {
 	if err == nil || errors.As(err, &timeout) && timeout.Timeout() {
 		t.Errorf("a client without a certificate was let in: %v", err)
 	}
-	if !slices.Equal(seen, []string{"spiffe://default/backend"}) {
+	if !slices.Equal(seen, []string{"spiffe://default/backend", "spiffe://default/echo"}) {
 		t.Errorf("the callee proves %v", seen)
 	}
 	if c := p.caller.certificate(t); len(c.SANs) != 1 || c.SANs[0].URI != "spiffe://default/web" {
