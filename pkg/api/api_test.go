@@ -128,7 +128,7 @@ func FuzzWindow(f *testing.F) {
 		objects[i] = &resource.Object{Key: resource.Key{Kind: "Timeout", Scope: "default", Name: string(rune('a' + i))}}
 	}
 	f.Fuzz(func(t *testing.T, size, offset string) {
-		w, err := parseWindow("title", size, offset)
+		w, err := parseWindow("title", size, offset, maxPage)
 		if err != nil {
 			return
 		}

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"google.golang.org/grpc/codes"
@@ -61,8 +60,8 @@ func notAllowed(format string, args ...any) error {
 	return withHTTP(status.Errorf(codes.FailedPrecondition, format, args...), http.StatusMethodNotAllowed)
 }
 
-func tooLarge() error {
-	return withHTTP(fail(codes.ResourceExhausted, titleProcess, fmt.Sprintf("Resource is larger than %d KiB", resource.MaxSpecBytes>>10)), http.StatusRequestEntityTooLarge)
+func tooLarge(err error) error {
+	return withHTTP(fail(codes.ResourceExhausted, titleProcess, "Resource is "+err.Error()), http.StatusRequestEntityTooLarge)
 }
 
 // bodyError turns what decoding a body ended with into an answer.
@@ -71,7 +70,7 @@ func bodyError(err error) error {
 	var syntax *resource.SyntaxError
 	switch {
 	case errors.Is(err, resource.ErrTooLarge):
-		return tooLarge()
+		return tooLarge(err)
 	case errors.As(err, &violations):
 		return invalid(titleProcess, detailsInvalid, violations)
 	case errors.As(err, &syntax):

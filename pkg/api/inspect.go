@@ -79,7 +79,7 @@ func (s *Service) ListZoneStatus(ctx context.Context, _ *apiv1.ListZoneStatusReq
 
 // ListRejections implements the InspectService.
 func (s *Service) ListRejections(ctx context.Context, req *apiv1.ListRejectionsRequest) (*apiv1.ListRejectionsResponse, error) {
-	w, err := parseWindow(titleList, req.GetSize(), req.GetOffset())
+	w, err := s.window(ctx, titleList, req.GetSize(), req.GetOffset())
 	if err != nil {
 		return nil, err
 	}

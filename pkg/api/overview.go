@@ -248,7 +248,7 @@ func (s *Service) GetZoneOverview(ctx context.Context, req *apiv1.GetZoneOvervie
 // ListZoneOverviews implements the InspectService.
 func (s *Service) ListZoneOverviews(ctx context.Context, req *apiv1.ListZoneOverviewsRequest) (*apiv1.ListZoneOverviewsResponse, error) {
 	// The title is the published one, for zones too.
-	w, err := parseWindow(titleDataplaneOverviews, req.GetSize(), req.GetOffset())
+	w, err := s.window(ctx, titleDataplaneOverviews, req.GetSize(), req.GetOffset())
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +286,7 @@ func (s *Service) GetDataplaneOverview(ctx context.Context, req *apiv1.GetDatapl
 
 // ListDataplaneOverviews implements the InspectService.
 func (s *Service) ListDataplaneOverviews(ctx context.Context, req *apiv1.ListDataplaneOverviewsRequest) (*apiv1.ListDataplaneOverviewsResponse, error) {
-	w, err := parseWindow(titleDataplaneOverviews, req.GetSize(), req.GetOffset())
+	w, err := s.window(ctx, titleDataplaneOverviews, req.GetSize(), req.GetOffset())
 	if err != nil {
 		return nil, err
 	}

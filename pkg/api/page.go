@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"iter"
@@ -12,29 +13,46 @@ import (
 
 const (
 	defaultPage = 1000
-	maxPage     = 10000
-	// maxPageBytes is where a page ends even if it has fewer items than asked for.
-	maxPageBytes = 32 << 20
+	maxPage     = 10_000
+	// maxPageBytes is where a page ends even if it has fewer items than asked for, callPageBytes where it does in the
+	// answer of a gRPC call, of which clients take 4 MiB by default.
+	maxPageBytes  = 32 << 20
+	callPageBytes = 3 << 20
+	// pageBytesKey is the metadata in which the gateway says how much it can hold.
+	pageBytesKey = "meridian-page-bytes"
 )
 
 // window is the page that was asked for.
 type window struct {
 	size int
+	// bytes is where the page ends even if it has fewer items.
+	bytes int
 	// Either the number of items to pass over, or the key after which to go on.
 	index int
 	after *resource.Key
 }
 
-// parseWindow reads size and offset as a client gave them.
-func parseWindow(title, size, offset string) (window, error) {
-	w := window{size: defaultPage}
+// window reads size and offset as a client gave them.
+func (s *Service) window(ctx context.Context, title, size, offset string) (window, error) {
+	w, err := parseWindow(title, size, offset, s.MaxPageItems)
+	w.bytes = callPageBytes
+	if n, err := strconv.Atoi(incoming(ctx, pageBytesKey)); err == nil && n > 0 {
+		w.bytes = n
+	}
+	w.bytes = min(w.bytes, s.MaxPageBytes)
+	return w, err
+}
+
+// parseWindow is window without the limit in bytes.
+func parseWindow(title, size, offset string, most int) (window, error) {
+	w := window{size: min(defaultPage, most), bytes: maxPageBytes}
 	if size != "" {
 		n, err := strconv.Atoi(size)
 		switch {
-		case err != nil || n < 0 || n > maxPage:
-			return w, invalid(title, "Invalid page size", resource.Violations{{Field: "size", Message: "must be a number from 0 to " + strconv.Itoa(maxPage) + ", of which 0 means the largest page"}})
+		case err != nil || n < 0 || n > most:
+			return w, invalid(title, "Invalid page size", resource.Violations{{Field: "size", Message: "must be a number from 0 to " + strconv.Itoa(most) + " (limits.pageItems), of which 0 means the largest page"}})
 		case n == 0:
-			n = maxPage
+			n = most
 		}
 		w.size = n
 	}
@@ -102,7 +120,7 @@ func paginate[T any](w window, objects iter.Seq[*resource.Object], total int, en
 			if err != nil {
 				return p, err
 			}
-			if bytes+n > maxPageBytes && len(p.items) > 0 {
+			if bytes+n > w.bytes && len(p.items) > 0 {
 				p.next = formatOffset(last)
 			} else {
 				p.items, bytes, last = append(p.items, item), bytes+n, o.Key

@@ -56,7 +56,7 @@ func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.List
 	if err := s.mayRead(ctx, d); err != nil {
 		return nil, err
 	}
-	w, err := parseWindow(titleList, req.GetSize(), req.GetOffset())
+	w, err := s.window(ctx, titleList, req.GetSize(), req.GetOffset())
 	if err != nil {
 		return nil, err
 	}

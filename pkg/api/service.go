@@ -58,6 +58,10 @@ type Options struct {
 	// Nudge, if not nil, is called when someone begins to wait until zones have come to a revision: they may be told
 	// at once how far they are. It must not block.
 	Nudge func()
+	// Limits bound bodies and objects.
+	Limits resource.Limits
+	// MaxPageItems and MaxPageBytes bound a page of a list; 0: 10,000 and 32 MiB.
+	MaxPageItems, MaxPageBytes int
 	// MaxWaits bounds the requests that wait for a revision; 0: 1,000.
 	MaxWaits int
 	// Now gives the time; nil is time.Now.
@@ -94,6 +98,7 @@ func New(o Options) (*Service, error) {
 	if o.Live == nil {
 		o.Live = auth.NewLive(nil)
 	}
+	o.MaxPageItems, o.MaxPageBytes = cmp.Or(o.MaxPageItems, maxPage), cmp.Or(o.MaxPageBytes, maxPageBytes)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

@@ -81,7 +81,7 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 	if err := s.writable(d); err != nil {
 		return nil, err
 	}
-	decode, err := decoder(incoming(ctx, contentTypeKey))
+	decode, err := s.decoder(incoming(ctx, contentTypeKey))
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 		resource.SetZoneTag(dp, s.Zone)
 	}
 	c, _ := auth.CallerFrom(ctx)
-	p := &put{descriptor: d, key: key, message: in.Spec, authorities: authorities{now: s.Now, readsFiles: s.Policy.Admin(c)}}
+	p := &put{limits: s.Limits, descriptor: d, key: key, message: in.Spec, authorities: authorities{now: s.Now, readsFiles: s.Policy.Admin(c)}}
 	if err := p.prepare(); err != nil {
 		return nil, err
 	}
@@ -113,9 +113,9 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 }
 
 // decoder chooses by media type. A body without one is taken for JSON.
-func decoder(contentType string) (func(*resource.Descriptor, []byte) (resource.Input, error), error) {
+func (s *Service) decoder(contentType string) (func(*resource.Descriptor, []byte) (resource.Input, error), error) {
 	if contentType == "" {
-		return resource.DecodeJSON, nil
+		return s.Limits.DecodeJSON, nil
 	}
 	t, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
@@ -123,9 +123,9 @@ func decoder(contentType string) (func(*resource.Descriptor, []byte) (resource.I
 	}
 	switch t {
 	case "application/json":
-		return resource.DecodeJSON, nil
+		return s.Limits.DecodeJSON, nil
 	case "application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml":
-		return resource.DecodeYAML, nil
+		return s.Limits.DecodeYAML, nil
 	}
 	return nil, unsupported()
 }
@@ -154,6 +154,7 @@ func agree(d *resource.Descriptor, key resource.Key, in resource.Input) resource
 
 // put is one write of a resource, decided perhaps several times.
 type put struct {
+	limits     resource.Limits
 	descriptor *resource.Descriptor
 	key        resource.Key
 	message    proto.Message
@@ -178,7 +179,7 @@ func (p *put) prepare() error {
 	if p.spec, err = resource.Encode(p.message); err != nil {
 		return bodyError(err)
 	}
-	if err := resource.CheckSize(p.spec); err != nil {
+	if err := p.limits.CheckSize(p.spec); err != nil {
 		return bodyError(err)
 	}
 	return nil
@@ -221,6 +222,13 @@ func (p *put) decide(ctx context.Context, config, _ store.View) (decision, error
 	case resource.KindSecret, resource.KindGlobalSecret:
 		if found {
 			guard = store.AtRevision(p.key, old.Revision)
+		}
+		v, wrong := p.upholds(config, &d.config)
+		if wrong != nil {
+			return d, wrong
+		}
+		if len(v) > 0 {
+			return d, invalid(title, detailsInvalid, v)
 		}
 		err = p.secret(config, old, &d)
 	case resource.KindRevocation:

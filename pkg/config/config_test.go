@@ -43,6 +43,10 @@ func TestDefaults(t *testing.T) {
 		"multizone.global.kds.tlsKeyFile": "", "multizone.global.kds.clientCertsDir": "", "multizone.global.kds.auth.type": "zoneToken",
 		"diagnostics.interface": "127.0.0.1", "diagnostics.serverPort": 5680, "diagnostics.debugEndpoints": false,
 		"defaults.skipMeshCreation": false, "defaults.mesh": "",
+		"limits.objectBytes": Size(512 << 10), "limits.bodyBytes": Size(1 << 20), "limits.jsonDepth": Count(64), "limits.yamlAliasGrowth": Count(10),
+		"limits.headerBytes": Size(64 << 10), "limits.headerSeconds": Count(10), "limits.pageItems": Count(10_000), "limits.pageBytes": Size(32 << 20),
+		"limits.answerBytes": Size(128 << 20), "limits.waits": Count(1000),
+		"limits.zoneObjects": Count(200_000), "limits.zoneBytes": Size(1 << 30), "limits.zoneChangesPerSecond": Count(2000),
 	}
 	if diff := cmp.Diff(want, flat(g)); diff != "" {
 		t.Error(diff)
@@ -60,11 +64,12 @@ func TestDefaults(t *testing.T) {
 		"dpServer.interface": "0.0.0.0", "dpServer.port": 5678, "dpServer.tlsCertFile": "", "dpServer.tlsKeyFile": "", "dpServer.auth.type": "dpToken",
 		"dnsServer.interface": "127.0.0.1", "dnsServer.port": 5653,
 		"monitoringAssignmentServer.interface": "127.0.0.1", "monitoringAssignmentServer.grpcPort": 5676,
+		"limits.adsStreams": Count(20_000), "limits.nodeMetadataBytes": Size(256 << 10),
 	} {
 		want[path] = value
 	}
 	for path := range want {
-		if strings.HasPrefix(path, "multizone.global.") {
+		if strings.HasPrefix(path, "multizone.global.") || strings.HasPrefix(path, "limits.zone") {
 			delete(want, path)
 		}
 	}
@@ -190,6 +195,10 @@ func TestEveryKeyByFileAndByEnvironment(t *testing.T) {
 			case bool:
 				want, text = !v, fmt.Sprint(!v)
 			case int:
+				want, text = v+1, fmt.Sprint(v+1)
+			case Size:
+				want, text = 2*v, (2 * v).String()
+			case Count:
 				want, text = v+1, fmt.Sprint(v+1)
 			case string:
 				want, text = "x/y", "x/y"

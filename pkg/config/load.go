@@ -85,6 +85,10 @@ func keysOf(config any) []key { return appendKeys(nil, "", reflect.ValueOf(confi
 func appendKeys(keys []key, prefix string, v reflect.Value) []key {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
+		if f.Anonymous {
+			keys = appendKeys(keys, prefix, v.Field(i))
+			continue
+		}
 		path := prefix + f.Tag.Get("json")
 		if f.Type.Kind() == reflect.Struct {
 			keys = appendKeys(keys, path+".", v.Field(i))
@@ -307,6 +311,12 @@ func (k key) set(value any) error {
 		*v = b
 	case *int:
 		return setPort(v, fmt.Sprint(value))
+	case *Size, *Count:
+		text, err := numberText(value)
+		if err != nil {
+			return err
+		}
+		return setNumber(k.value, text)
 	case *[]string:
 		items, ok := value.([]any)
 		if !ok {
@@ -351,6 +361,8 @@ func (k key) setText(text string) error {
 		*v = b
 	case *int:
 		return setPort(v, text)
+	case *Size, *Count:
+		return setNumber(k.value, text)
 	case *[]string:
 		*v = []string{} // not nil: it is a list in JSON too
 		for item := range strings.SplitSeq(text, ",") {
@@ -364,7 +376,7 @@ func (k key) setText(text string) error {
 	return nil
 }
 
-// setPort: every number of a configuration is a port.
+// setPort: every plain number of a configuration is a port.
 func setPort(v *int, text string) error {
 	n, err := strconv.ParseUint(text, 10, 16)
 	if err != nil {

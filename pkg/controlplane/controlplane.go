@@ -3,6 +3,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -35,9 +36,8 @@ const (
 	// stopGrace is how long requests may take to end when the process is told to stop; with what follows it
 	// stays within the five seconds that a stop may last.
 	stopGrace = 2 * time.Second
-	// headerTime is how long a client may take to send its headers, headerBytes how large they may be.
-	headerTime  = 10 * time.Second
-	headerBytes = 64 << 10
+	// callStreams is how many calls a client of the gRPC form of the API may have open on one connection.
+	callStreams = 100
 	// idleTime is how long an idle HTTP connection is kept.
 	idleTime = 2 * time.Minute
 )
@@ -54,6 +54,8 @@ type Base struct {
 	Health   *telemetry.Health
 	Metrics  *prometheus.Registry
 	API      *api.Service
+	// Limits are those of the configuration; to be set before anything is served. Where one is zero, its default holds.
+	Limits config.Limits
 	// Live are the streams and calls that rest on credentials.
 	Live *auth.Live
 
@@ -205,6 +207,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	o.Policy = auth.AdminPolicy{AllowFromLocalhost: c.Auth.AllowFromLocalhost, AllowRemoteWrites: c.HTTP.AllowRemoteWrites}
 	o.ReadOnly, o.Version, o.InstanceID = c.ReadOnly, v.Version, b.Instance
 	o.Sealer = b.sealer
+	o.Limits, o.MaxPageItems, o.MaxPageBytes, o.MaxWaits = b.ObjectLimits(), int(b.Limits.PageItems), int(b.Limits.PageBytes), int(b.Limits.Waits)
 	o.Users, o.Live = auth.NewUserAuthenticator(UserTokenKeys(b.Store.Config()), Revoked(b.Store.Config())), b.Live
 	service, err := api.New(o)
 	if err != nil {
@@ -216,6 +219,10 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	service.Register(conn)
 	handler, err := gateway.New(gateway.Options{
 		Conn: conn, Table: b.Table, Logger: b.Logger, CORSAllowedDomains: c.CORSAllowedDomains,
+		Limits: gateway.Limits{
+			ObjectBytes: int64(b.Limits.ObjectBytes), BodyBytes: int64(b.Limits.BodyBytes),
+			PageBytes: int(b.Limits.PageBytes), AnswerBytes: int(b.Limits.AnswerBytes),
+		},
 		Identify: func(r *http.Request) context.Context { return auth.WithCaller(r.Context(), auth.CallerOf(r)) },
 	})
 	if err != nil {
@@ -239,7 +246,9 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 		}
 		rpc, err := b.SharedPort("https", "apiServer.https.port", c.HTTPS.Interface, c.HTTPS.Port, cert.TLS(cas), handler,
 			grpc.ChainUnaryInterceptor(service.Recover, identify, service.Authenticate),
-			grpc.ChainStreamInterceptor(service.RecoverStream, identifyStream, service.AuthenticateStream))
+			grpc.ChainStreamInterceptor(service.RecoverStream, identifyStream, service.AuthenticateStream),
+			grpc.MaxConcurrentStreams(callStreams),
+			grpc.MaxRecvMsgSize(int(max(cmp.Or(b.Limits.ObjectBytes, 1<<20), cmp.Or(b.Limits.BodyBytes, 1<<20)))+4<<10))
 		if err != nil {
 			return err
 		}
@@ -281,16 +290,34 @@ func (b *Base) SharedPort(name, key, iface string, port int, config *tls.Config,
 		return nil, err
 	}
 	split := listen.NewSplit(l.Addr(), config)
-	rpc := grpc.NewServer(append(opts, grpc.Creds(split))...)
+	rpc := grpc.NewServer(append(append(b.CallLimits(), opts...), grpc.Creds(split))...)
 	b.Set.GRPC(name, l, rpc)
 	b.Set.HTTP(name+" (HTTP)", split, b.HTTPServer(h))
 	return rpc, nil
 }
 
+// ObjectLimits are the limits of objects, which hold at every door.
+func (b *Base) ObjectLimits() resource.Limits {
+	return resource.Limits{
+		ObjectBytes: int(b.Limits.ObjectBytes), Depth: int(b.Limits.JSONDepth), AliasGrowth: int(b.Limits.YAMLAliasGrowth),
+	}
+}
+
+// CallLimits bound what a gRPC client may send before its call is anything to the service.
+func (b *Base) CallLimits() []grpc.ServerOption {
+	return []grpc.ServerOption{grpc.ConnectionTimeout(b.headerTime()), grpc.MaxHeaderListSize(uint32(b.headerBytes()))}
+}
+
+// headerTime is how long a client may take to send its headers, headerBytes how large they may be.
+func (b *Base) headerTime() time.Duration {
+	return time.Duration(cmp.Or(b.Limits.HeaderSeconds, 10)) * time.Second
+}
+func (b *Base) headerBytes() int { return int(cmp.Or(b.Limits.HeaderBytes, 64<<10)) }
+
 // HTTPServer makes a server with our limits. Bodies have theirs where they are read.
 func (b *Base) HTTPServer(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTime, MaxHeaderBytes: headerBytes, IdleTimeout: idleTime,
+		Handler: h, ReadHeaderTimeout: b.headerTime(), MaxHeaderBytes: b.headerBytes(), IdleTimeout: idleTime,
 		ErrorLog: slog.NewLogLogger(b.Logger.Handler(), slog.LevelDebug),
 	}
 }

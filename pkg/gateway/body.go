@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/meridian-mesh/meridian/pkg/resource"
 	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
 )
 
@@ -227,12 +228,12 @@ func refuse(w http.ResponseWriter, code int, body errorBody) {
 }
 
 // unreadable answers a body that is too large or too slow, or that the client did not finish.
-func (g *gateway) unreadable(w http.ResponseWriter, err error) {
+func (g *gateway) unreadable(w http.ResponseWriter, rt route, err error) {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		refuse(w, http.StatusRequestEntityTooLarge, errorBody{
 			Title:   "Could not process a resource",
-			Details: fmt.Sprintf("Request body is larger than %d KiB", tooLarge.Limit>>10),
+			Details: fmt.Sprintf("Request body is larger than %s (limits.%s)", resource.Bytes(int(tooLarge.Limit)), rt.body.key()),
 		})
 		return
 	}

@@ -41,6 +41,10 @@ type Options struct {
 	// CORSAllowedDomains are domains, or regular expressions over whole origins or hosts, whose pages may use
 	// the API in a browser; empty: none.
 	CORSAllowedDomains []string
+	// Limits bound requests and answers.
+	Limits Limits
+	// Observe is told of each request when it has been answered; nil: nobody is. It must not block.
+	Observe func(Answered)
 	// Logger gets what went wrong inside; required.
 	Logger *slog.Logger
 }
@@ -51,6 +55,9 @@ type gateway struct {
 	copies   apiv1.BackupServiceClient
 	identify func(*http.Request) context.Context
 	origins  origins
+	limits   Limits
+	pages    *budget
+	observe  func(Answered)
 	logger   *slog.Logger
 }
 
@@ -65,7 +72,9 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{table: o.Table, copies: apiv1.NewBackupServiceClient(o.Conn), identify: o.Identify, origins: allowed, logger: o.Logger}
+	g := &gateway{table: o.Table, copies: apiv1.NewBackupServiceClient(o.Conn), identify: o.Identify, origins: allowed, observe: o.Observe, logger: o.Logger}
+	g.limits = o.Limits.withDefaults()
+	g.pages = &budget{free: g.limits.AnswerBytes}
 	g.mux = runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
 		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved),
@@ -102,9 +111,22 @@ func New(o Options) (http.Handler, error) {
 	return g, nil
 }
 
-// ServeHTTP decides what the generated mux can't: whether the path, the method and the media types are ours.
+// ServeHTTP implements http.Handler.
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w = newPatient(w)
+	p := newPatient(w)
+	if g.observe == nil {
+		g.serve(p, r)
+		return
+	}
+	began := time.Now()
+	defer func() {
+		g.observe(Answered{Method: methodLabel(r.Method), Route: p.route, Code: p.code, Took: time.Since(began)})
+	}()
+	g.serve(p, r)
+}
+
+// serve decides what the generated mux can't: whether the path, the method and the media types are ours.
+func (g *gateway) serve(w *patient, r *http.Request) {
 	connection := http.NewResponseController(w)
 	id := RequestID(r.Header.Get(requestHeader))
 	// The one id is what all that follows sees of it, Identify included.
@@ -130,6 +152,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		text(w, http.StatusNotFound)
 		return
 	}
+	w.route = route.pattern
 	if g.origins.preflight(w, r, route) {
 		return
 	}
@@ -154,14 +177,20 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var body []byte
 	if r.Method == http.MethodPut || r.Method == http.MethodPost {
 		var err error
-		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, route.maxBody)); err != nil {
-			g.unreadable(w, err)
+		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, g.limits.of(route.body))); err != nil {
+			g.unreadable(w, route, err)
 			return
 		}
 		// From here on the server watches the connection only to see whether the client has gone.
 		_ = connection.SetReadDeadline(time.Time{})
 	}
-	g.mux.ServeHTTP(w, g.inner(r, route, body))
+	in := g.inner(r, route, body)
+	if route.lists() {
+		n := g.pages.take(g.limits.PageBytes)
+		defer g.pages.give(n)
+		in.Header.Set(pageBytesHeader, strconv.Itoa(n))
+	}
+	g.mux.ServeHTTP(w, in)
 }
 
 // inner is the request that the generated mux sees: nothing of the client's that is not named here.
@@ -222,6 +251,9 @@ func incoming(header string) (string, bool) {
 		if header == to {
 			return strings.ToLower(to), true
 		}
+	}
+	if header == pageBytesHeader {
+		return strings.ToLower(header), true
 	}
 	return "", false
 }

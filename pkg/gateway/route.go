@@ -8,20 +8,16 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/resource"
 )
 
-// Limits on request bodies, in bytes.
-const (
-	maxObject = 512 << 10
-	maxBody   = 1 << 20
-)
-
 // route is what a path leads to.
 type route struct {
 	// path is the escaped path for the generated mux.
 	path string
+	// pattern is the path with the names left out: one of a fixed number.
+	pattern string
 	// allow is the Allow header: the methods that the path takes.
 	allow string
-	// maxBody is the most that a body may have, in bytes.
-	maxBody int64
+	// body is what kind of body the path takes.
+	body bodyKind
 	// text routes do not answer JSON, or look at no media type at all.
 	text bool
 	// media is the media type of an answer that a call streams; empty: it does not.
@@ -29,6 +25,19 @@ type route struct {
 	// query names the parameters that the route has, with spaces between; others are ignored.
 	query string
 }
+
+// bodyKind says which limit a body has.
+type bodyKind uint8
+
+const (
+	noBody bodyKind = iota
+	// objectBody is a resource, otherBody anything else.
+	objectBody
+	otherBody
+)
+
+// lists says whether the route answers a page of a list.
+func (r route) lists() bool { return strings.HasPrefix(r.query, paging) }
 
 // takes says whether the route has a method.
 func (r route) takes(method string) bool {
@@ -58,6 +67,7 @@ func resolve(t *resource.Table, segments []string) (route, bool) {
 	if !ok {
 		return route{}, false
 	}
+	r.pattern = pattern(rest, inMesh)
 	var path strings.Builder
 	for _, s := range segments {
 		path.WriteByte('/')
@@ -68,6 +78,18 @@ func resolve(t *resource.Table, segments []string) (route, bool) {
 		r.path = "/"
 	}
 	return r, true
+}
+
+// pattern leaves out what anyone may choose.
+func pattern(rest []string, inMesh bool) string {
+	p := "/" + strings.Join(rest, "/")
+	if len(rest) == 2 && rest[0] != "status" && rest[0] != "tokens" {
+		p = "/" + rest[0] + "/{name}"
+	}
+	if inMesh {
+		return "/meshes/{mesh}" + p
+	}
+	return p
 }
 
 func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
@@ -95,9 +117,9 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		case head == "openapi.yaml":
 			return route{allow: readOnly, text: true}, true
 		case head == "signing-keys":
-			return route{allow: "POST", maxBody: maxBody}, true
+			return route{allow: "POST", body: otherBody}, true
 		case head == "tokens":
-			return route{allow: issue, text: true, maxBody: maxBody}, true
+			return route{allow: issue, text: true, body: otherBody}, true
 		}
 		// A kind of a mesh is listed in one mesh and over all.
 		d, ok := public(t, path[0])
@@ -115,13 +137,13 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		case head == "status" && path[1] == "zones":
 			return list("")
 		case head == "tokens" && (path[1] == "zone" || path[1] == "user"):
-			return route{allow: issue, text: true, maxBody: maxBody}, true
+			return route{allow: issue, text: true, body: otherBody}, true
 		}
 		d, ok := public(t, path[0])
 		if !ok || inMesh != (d.Scope == resource.ScopeMesh) {
 			return route{}, false
 		}
-		return route{allow: readWrite, maxBody: maxObject, query: "status"}, true
+		return route{allow: readWrite, body: objectBody, query: "status"}, true
 	}
 	return route{}, false
 }

@@ -160,10 +160,13 @@ const (
 type patient struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	// code is the answer's status, route where it comes from.
+	code  int
+	route string
 }
 
 func newPatient(w http.ResponseWriter) *patient {
-	p := &patient{w, http.NewResponseController(w)}
+	p := &patient{w, http.NewResponseController(w), http.StatusOK, otherRoute}
 	// That of the connection's last answer may have passed. Not every ResponseWriter has deadlines; the server's has.
 	_ = p.control.SetWriteDeadline(time.Time{})
 	return p
@@ -177,6 +180,7 @@ func (p *patient) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 // WriteHeader implements http.ResponseWriter.
 func (p *patient) WriteHeader(code int) {
 	p.again()
+	p.code = code
 	p.ResponseWriter.WriteHeader(code)
 }
 

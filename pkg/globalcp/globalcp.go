@@ -34,6 +34,7 @@ func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err er
 			_ = base.Close()
 		}
 	}()
+	base.Limits = c.Limits.Limits
 	cp := &CP{base}
 	k := c.Multizone.Global.KDS
 	certs := controlplane.NewCertificates(c.General.WorkDir, c.APIServer.HTTPS.Interface, k.Interface)
@@ -44,7 +45,7 @@ func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err er
 	if err := base.ServeAPI(c.APIServer, certs, api.Options{Mode: api.Global, ConfigJSON: show}); err != nil {
 		return nil, err
 	}
-	if err := cp.serveKDS(ctx, k, certs); err != nil {
+	if err := cp.serveKDS(ctx, k, c.Limits, certs); err != nil {
 		return nil, err
 	}
 	if err := base.ServeDiagnostics(c.Diagnostics); err != nil {
@@ -65,7 +66,7 @@ func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err er
 }
 
 // serveKDS adds the port for zones.
-func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlplane.Certificates) error {
+func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, limits config.GlobalLimits, certs *controlplane.Certificates) error {
 	cas, err := controlplane.ClientCAs("multizone.global.kds.clientCertsDir", c.ClientCertsDir)
 	if err != nil {
 		return err
@@ -78,10 +79,11 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlpl
 	server, err := kds.NewServer(kds.ServerOptions{
 		Store: cp.Store, Table: cp.Table, Instance: cp.Instance, Logger: cp.Logger,
 		Accept: func(k resource.Key, origin resource.Origin, spec []byte) error {
-			return resource.Accept(cp.Table, k, origin, spec)
+			return cp.ObjectLimits().Accept(cp.Table, k, origin, spec)
 		},
-		Authenticator: cp.zoneAuthenticator(c.Auth.Type),
-		Version:       kds.Version{Version: v.Version, GitTag: v.GitTag, GitCommit: v.GitCommit, BuildDate: v.BuildDate},
+		Authenticator:  cp.zoneAuthenticator(c.Auth.Type),
+		MaxZoneObjects: int(limits.ZoneObjects), MaxZoneBytes: int64(limits.ZoneBytes), ZoneRate: int(limits.ZoneChangesPerSecond),
+		Version: kds.Version{Version: v.Version, GitTag: v.GitTag, GitCommit: v.GitCommit, BuildDate: v.BuildDate},
 	})
 	if err != nil {
 		return err
@@ -94,7 +96,7 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, certs *controlpl
 	if err != nil {
 		return err
 	}
-	rpc := grpc.NewServer(append(kds.ServerGRPCOptions(), grpc.Creds(credentials.NewTLS(cert.TLS(cas))))...)
+	rpc := grpc.NewServer(append(append(cp.CallLimits(), kds.ServerGRPCOptions()...), grpc.Creds(credentials.NewTLS(cert.TLS(cas))))...)
 	server.Register(rpc)
 	cp.API.Nudge = server.Nudge // before anything is served
 	cp.Set.GRPC("kds", l, rpc, server.Close)

@@ -55,7 +55,7 @@ func (q *quota) check(a *applier, d *decision) (size, error) {
 		q.held, q.counted = a.held(), true
 	}
 	if !fits() {
-		return size{}, fmt.Errorf("%w: zone %s may keep %d objects and %d bytes at the global control plane, and would have %d objects and %d bytes",
+		return size{}, fmt.Errorf("%w: zone %s may keep %d objects (limits.zoneObjects) and %d bytes (limits.zoneBytes) at the global control plane, and would have %d objects and %d bytes",
 			errQuota, a.s.zone, q.maxObjects, q.maxBytes, q.held.objects+grown.objects, q.held.bytes+grown.bytes)
 	}
 	return grown, nil

@@ -46,6 +46,9 @@ type ServerOptions struct {
 	// and the zone's session ends with that reason. 0: 200,000 and 1 GiB.
 	MaxZoneObjects int
 	MaxZoneBytes   int64
+	// ZoneRate is how many changes a second are taken from a zone; what it makes beyond has to wait, after ten
+	// seconds' worth that it may save up. 0: 2,000.
+	ZoneRate int
 }
 
 // Server serves the zones of a global control plane. It is safe for concurrent use.
@@ -89,6 +92,7 @@ func NewServer(opts ServerOptions) (*Server, error) {
 	}
 	opts.MaxZoneObjects = cmp.Or(opts.MaxZoneObjects, maxZoneObjects)
 	opts.MaxZoneBytes = cmp.Or(opts.MaxZoneBytes, maxZoneBytes)
+	opts.ZoneRate = cmp.Or(opts.ZoneRate, zoneRate)
 	closing, stop := context.WithCancel(context.Background())
 	return &Server{opts: opts, started: time.Now(), encoded: cache, closing: closing, close: stop, sessions: map[string]*serving{}}, nil
 }
@@ -299,6 +303,7 @@ func (s *Server) serve(ctx context.Context, v *serving, hello *kdsv1.Hello, st s
 	}
 	ses.prepare(stored, told)
 	for _, a := range ses.apps {
+		a.rate = time.Duration(s.opts.ZoneRate)
 		a.quota = &quota{maxObjects: s.opts.MaxZoneObjects, maxBytes: s.opts.MaxZoneBytes}
 	}
 

@@ -24,6 +24,11 @@ const maxMessageDepth = 4 * MaxDepth
 // the object: at the global control plane that of a zone's object starts with "<zone>.". origin is as the
 // receiver would keep it, too. The error names what is wrong; ErrUnknownKind and ErrTooLarge can be told apart.
 func Accept(t *Table, k Key, origin Origin, spec []byte) error {
+	return Limits{}.Accept(t, k, origin, spec)
+}
+
+// Accept is the function of this name, under these limits but that of depth, which bounds what users send.
+func (l Limits) Accept(t *Table, k Key, origin Origin, spec []byte) error {
 	d, ok := t.ByKind(k.Kind)
 	if !ok {
 		return fmt.Errorf("%w %q", ErrUnknownKind, clip(string(k.Kind)))
@@ -31,7 +36,7 @@ func Accept(t *Table, k Key, origin Origin, spec []byte) error {
 	if err := acceptKey(d, k, origin); err != nil {
 		return err
 	}
-	if err := CheckSize(spec); err != nil {
+	if err := l.CheckSize(spec); err != nil {
 		return err
 	}
 	m := d.New()

@@ -16,19 +16,11 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// MaxSpecBytes is the size of the largest body, and of the largest stored spec: 512 KiB.
+// MaxSpecBytes is the size of the largest body, and of the largest stored spec, unless Limits say otherwise: 512 KiB.
 const MaxSpecBytes = 512 << 10
 
-// ErrTooLarge is returned for a body or a spec of more than MaxSpecBytes.
-var ErrTooLarge = errors.New("larger than 512 KiB")
-
-// CheckSize returns ErrTooLarge for a stored spec that no peer would take.
-func CheckSize(spec []byte) error {
-	if len(spec) > MaxSpecBytes {
-		return ErrTooLarge
-	}
-	return nil
-}
+// ErrTooLarge is found by errors.Is in the error of a body or a spec that is larger than allowed.
+var ErrTooLarge = errors.New("larger")
 
 // Input is a body as it was given: nothing is defaulted, and nothing validated beyond its shape.
 type Input struct {
@@ -44,30 +36,12 @@ type Input struct {
 
 // DecodeJSON reads the public JSON form of a kind: metadata and spec side by side. It returns a *SyntaxError
 // where the body is no JSON object, ErrTooLarge, or Violations that name every unknown and mistyped field.
-func DecodeJSON(d *Descriptor, body []byte) (Input, error) {
-	if len(body) > MaxSpecBytes {
-		return Input{}, ErrTooLarge
-	}
-	v, err := parseJSON(body)
-	if err != nil {
-		return Input{}, err
-	}
-	return decodeInput(d, v)
-}
+func DecodeJSON(d *Descriptor, body []byte) (Input, error) { return Limits{}.DecodeJSON(d, body) }
 
 // DecodeYAML is DecodeJSON for a body of one YAML document.
-func DecodeYAML(d *Descriptor, body []byte) (Input, error) {
-	if len(body) > MaxSpecBytes {
-		return Input{}, ErrTooLarge
-	}
-	v, err := parseYAML(body)
-	if err != nil {
-		return Input{}, err
-	}
-	return decodeInput(d, v)
-}
+func DecodeYAML(d *Descriptor, body []byte) (Input, error) { return Limits{}.DecodeYAML(d, body) }
 
-func decodeInput(d *Descriptor, v value) (Input, error) {
+func decodeInput(d *Descriptor, v value, l Limits) (Input, error) {
 	if v.shape != shapeObject {
 		return Input{}, &SyntaxError{Line: 1, Column: 1, Message: "the body must be an object, not " + v.shape.String()}
 	}
@@ -97,8 +71,8 @@ func decodeInput(d *Descriptor, v value) (Input, error) {
 	if err := dec.violations.Err(); err != nil {
 		return Input{}, err
 	}
-	if proto.Size(in.Spec) > MaxSpecBytes {
-		return Input{}, ErrTooLarge
+	if err := l.fits(proto.Size(in.Spec)); err != nil {
+		return Input{}, err
 	}
 	return in, nil
 }

@@ -102,7 +102,7 @@ func (w *jsonWriter) part(p Part) error {
 	if p.Message != nil {
 		return w.message(p.Message.ProtoReflect())
 	}
-	v, err := parseJSON(p.Raw)
+	v, err := parseJSON(p.Raw, MaxDepth)
 	if err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func checkOperation(v *Violations, path, operation, value string, known ...strin
 // checkEnvoyYAML asks for an object, whose type Envoy will know by its name if it must be typed. Its fields
 // are looked at where it is used: they are those of the Envoy that runs.
 func checkEnvoyYAML(v *Violations, path, text string, typed bool) {
-	tree, err := parseYAML([]byte(text))
+	tree, err := parseYAML([]byte(text), Limits{}.withDefaults())
 	switch {
 	case err != nil:
 		v.Add(path, "has to be an Envoy resource as YAML: "+err.Error())

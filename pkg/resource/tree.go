@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth is how deep lists and objects of a body may nest, the outermost counted.
+// MaxDepth is how deep lists and objects of a body may nest, the outermost counted, unless Limits allow less.
 const MaxDepth = 64
 
 // SyntaxError says where a body stops being JSON or YAML. Such a body has no fields that could be named.
@@ -67,7 +67,7 @@ type member struct {
 
 // parseJSON refuses trailing bytes and invalid UTF-8, which the published release drops or replaces: nothing
 // that was given may be lost silently.
-func parseJSON(body []byte) (value, error) {
+func parseJSON(body []byte, depth int) (value, error) {
 	if !utf8.Valid(body) {
 		return value{}, &SyntaxError{Message: "the body is not valid UTF-8"}
 	}
@@ -78,13 +78,14 @@ func parseJSON(body []byte) (value, error) {
 		}
 		return value{}, &SyntaxError{Message: err.Error()}
 	}
-	p := jsonParser{body: body, dec: json.NewDecoder(bytes.NewReader(body))}
+	p := jsonParser{body: body, most: depth, dec: json.NewDecoder(bytes.NewReader(body))}
 	p.dec.UseNumber()
 	return p.value(1)
 }
 
 type jsonParser struct {
 	body []byte
+	most int
 	dec  *json.Decoder
 }
 
@@ -110,8 +111,8 @@ func (p *jsonParser) value(depth int) (value, error) {
 	case string:
 		return value{shape: shapeString, text: t}, nil
 	}
-	if depth > MaxDepth {
-		return value{}, p.fail(fmt.Errorf("nested more than %d deep", MaxDepth))
+	if depth > p.most {
+		return value{}, p.fail(errors.New(tooDeep(p.most)))
 	}
 	v := value{shape: shapeList}
 	if t == json.Delim('{') {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// maxAliasGrowth is how many times its own size a document may grow by aliases.
+	// maxAliasGrowth is how many times its own size a document may grow by aliases, unless Limits say otherwise.
 	maxAliasGrowth = 10
 	// maxYAMLPaths bounds, in bytes, the paths that the parser keeps: one for each of its tokens, as long as
 	// all keys above it.
@@ -30,7 +30,7 @@ const (
 
 // parseYAML reads one document. Anchors, aliases and merge keys are resolved, numbers become JSON numbers,
 // and what JSON cannot say is refused.
-func parseYAML(body []byte) (v value, err error) {
+func parseYAML(body []byte, l Limits) (v value, err error) {
 	if !utf8.Valid(body) {
 		return value{}, &SyntaxError{Message: "the body is not valid UTF-8"}
 	}
@@ -41,7 +41,7 @@ func parseYAML(body []byte) (v value, err error) {
 		}
 	}()
 	tokens := lexer.Tokenize(string(body))
-	if err := boundYAML(tokens); err != nil {
+	if err := boundYAML(tokens, l.Depth); err != nil {
 		return value{}, err
 	}
 	// The parser's own check for duplicates does not see into flow style; ours does, and names the path.
@@ -52,7 +52,7 @@ func parseYAML(body []byte) (v value, err error) {
 		}
 		return value{}, &SyntaxError{Message: err.Error()}
 	}
-	c := yamlConverter{anchors: map[string]value{}, budget: maxAliasGrowth * len(body)}
+	c := yamlConverter{anchors: map[string]value{}, limits: l, budget: l.AliasGrowth * len(body)}
 	given := false
 	for _, doc := range file.Docs {
 		if doc == nil || doc.Body == nil || doc.Body.Type() == ast.CommentType {
@@ -84,7 +84,7 @@ func yamlErrorAt(t *token.Token, message string) *SyntaxError {
 
 // boundYAML refuses what would make the parser recurse without end, keep paths without measure, or take time
 // that grows with the square of the body, before the parser sees it.
-func boundYAML(tokens token.Tokens) error {
+func boundYAML(tokens token.Tokens, depth int) error {
 	type block struct{ column, keys int }
 	var blocks []block // the block collections that are open
 	flow, prefixes, start, deepest, longest, documents, siblings := 0, 0, 0, 0, 0, 0, 0
@@ -132,8 +132,8 @@ func boundYAML(tokens token.Tokens) error {
 			}
 		}
 		// A list may stand in the column of the key that it belongs to, hence twice.
-		if 2*len(blocks)+flow+prefixes > 4*MaxDepth {
-			return yamlErrorAt(t, fmt.Sprintf("nested more than %d deep", MaxDepth))
+		if 2*len(blocks)+flow+prefixes > 4*depth {
+			return yamlErrorAt(t, tooDeep(depth))
 		}
 		if siblings > maxYAMLSiblings {
 			return yamlErrorAt(t, "too many keys side by side; JSON has no such limit")
@@ -150,6 +150,7 @@ const oneDocument = "more than one document"
 
 type yamlConverter struct {
 	anchors map[string]value
+	limits  Limits
 	budget  int
 }
 
@@ -187,8 +188,8 @@ func (c *yamlConverter) convert(n ast.Node, depth int) (value, error) {
 	case *ast.AliasNode:
 		return c.alias(n, depth)
 	}
-	if depth > MaxDepth {
-		return value{}, yamlErrorAt(n.GetToken(), fmt.Sprintf("nested more than %d deep", MaxDepth))
+	if depth > c.limits.Depth {
+		return value{}, yamlErrorAt(n.GetToken(), tooDeep(c.limits.Depth))
 	}
 	switch n := n.(type) {
 	case *ast.SequenceNode:
@@ -297,10 +298,10 @@ func (c *yamlConverter) alias(n *ast.AliasNode, depth int) (value, error) {
 	// Values are shared, not copied; what costs is walking them later, so that is what the budget counts.
 	height, ok := c.spend(v)
 	if !ok {
-		return value{}, yamlErrorAt(n.Start, fmt.Sprintf("aliases let the document grow more than %d times", maxAliasGrowth))
+		return value{}, yamlErrorAt(n.Start, fmt.Sprintf("aliases let the document grow more than %d times (limits.yamlAliasGrowth)", c.limits.AliasGrowth))
 	}
-	if depth+height-1 > MaxDepth {
-		return value{}, yamlErrorAt(n.Start, fmt.Sprintf("nested more than %d deep", MaxDepth))
+	if depth+height-1 > c.limits.Depth {
+		return value{}, yamlErrorAt(n.Start, tooDeep(c.limits.Depth))
 	}
 	return v, nil
 }

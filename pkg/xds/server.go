@@ -147,7 +147,7 @@ func (s *Server) admit(st *stream) error {
 		return context.Cause(s.ctx)
 	}
 	if most := s.o.Limits.Streams; len(s.streams) >= most {
-		return status.Errorf(codes.ResourceExhausted, "%d streams are open, more are not served", most)
+		return status.Errorf(codes.ResourceExhausted, "%d streams are open, more are not served (limits.adsStreams)", most)
 	}
 	s.streams[st] = nil
 	return nil
