@@ -82,7 +82,11 @@ func (o *origin) Sources(r Ref) []plan.Source {
 	switch r.TypeURL {
 	case ClusterType:
 		for _, c := range o.Clusters {
-			if c.Name == r.Name {
+			switch {
+			case c.Name != r.Name:
+			case c.TLS != nil && o.Identity != nil:
+				return slices.Concat(c.Sources, o.Identity.Sources[:1]) // the mesh, which asks for TLS
+			default:
 				return c.Sources
 			}
 		}
