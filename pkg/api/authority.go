@@ -174,6 +174,59 @@ func (a *authorities) provided(config store.View, mesh, path string, backend *me
 	return v, nil
 }
 
+// upholds refuses bytes in a secret that would leave its mesh without the usable CA that it has: everything that
+// the mesh carries rests on it. A CA that is not usable as it is may be mended half by half.
+func (p *put) upholds(config store.View, b *store.Batch) (resource.Violations, error) {
+	meshKey := resource.Key{Kind: resource.KindMesh, Name: p.key.Scope}
+	o, ok := config.Get(meshKey)
+	if !ok {
+		return nil, nil
+	}
+	mesh, err := resource.Decode[meshv1.Mesh](o)
+	if err != nil {
+		return nil, err
+	}
+	backend := resource.EnabledCA(mesh)
+	certAt, keyAt := resource.CASources(meshKey.Name, backend)
+	if p.key != certAt.Secret && p.key != keyAt.Secret {
+		return nil, nil
+	}
+	unusable := func(get func(resource.Key) (*resource.Object, bool)) error {
+		cert, err := certAt.Read(get)
+		if err != nil {
+			return err
+		}
+		key, err := keyAt.Read(get)
+		if err != nil {
+			return err
+		}
+		if v := resource.ValidateProvidedCA("", cert, key); len(v) > 0 {
+			return errors.New(v[0].Message)
+		}
+		_, err = ca.Parse(cert, key)
+		return err
+	}
+	if unusable(config.Get) != nil {
+		return nil, nil
+	}
+	b.Guards = append(b.Guards, store.AtRevision(meshKey, o.Revision))
+	err = unusable(func(k resource.Key) (*resource.Object, bool) {
+		if k == p.key {
+			return &resource.Object{Key: k, Spec: p.spec}, true
+		}
+		other, ok := config.Get(k)
+		if ok {
+			b.Guards = append(b.Guards, store.AtRevision(k, other.Revision))
+		}
+		return other, ok
+	})
+	var v resource.Violations
+	if err != nil {
+		v.Add("data", fmt.Sprintf("mesh %q would be left without a CA, as its enabled mTLS backend %q rests on this: %v; put a new CA into other secrets, and name them in the mesh", meshKey.Name, backend.GetName(), err))
+	}
+	return v, nil
+}
+
 // keep adds a secret to a batch, unless it holds the data already.
 func keep(config store.View, at resource.Key, data []byte, b *store.Batch) error {
 	put, err := secretPut(at, data)

@@ -527,3 +527,59 @@ func TestDefaultMeshWithAuthority(t *testing.T) {
 	}
 	p.builtin("default", "ca-1")
 }
+
+// TestSecretOfTheEnabledAuthority: no write of a secret takes a usable CA from its mesh; one that is not usable is
+// mended half by half.
+func TestSecretOfTheEnabledAuthority(t *testing.T) {
+	p := start(t, setup{})
+	f := providedFiles(t)
+	cert, key := f.read(t)
+	f.renew(t)
+	otherCert, otherKey := f.read(t)
+	put := func(name string, data []byte, status int) answer {
+		t.Helper()
+		return p.must(p.put("/meshes/default/secrets/"+name, `{"data":"`+base64.StdEncoding.EncodeToString(data)+`"}`), status)
+	}
+	put("c", cert, 201)
+	put("k", key, 201)
+	p.must(p.put("/meshes/default", providedMesh(source("secret", "c"), source("secret", "k"))), 200)
+	before := p.store.Config().View().Revision()
+	for _, c := range []struct {
+		name string
+		data []byte
+	}{{"c", otherCert}, {"k", otherKey}, {"c", nil}, {"k", []byte("x")}, {"c", key}} {
+		a := put(c.name, c.data, 400)
+		got := p.problem(a)
+		if len(got.Causes) != 1 || got.Causes[0].Field != "data" || !strings.Contains(got.Causes[0].Message, `mTLS backend "p"`) {
+			t.Errorf("%+v", got)
+		}
+		if strings.Contains(a.body, strings.Split(string(otherKey), "\n")[1]) {
+			t.Error("the answer holds a key")
+		}
+	}
+	if now := p.store.Config().View().Revision(); now != before {
+		t.Error("a refused write changed something")
+	}
+	put("c", cert, 200)
+	put("free", otherCert, 201)
+
+	// Another CA comes in other secrets, with one write of the mesh; one that is off is nobody's.
+	put("k2", otherKey, 201)
+	p.must(p.put("/meshes/default", providedMesh(source("secret", "free"), source("secret", "k2"))), 200)
+	put("c", otherCert, 200)
+	p.must(p.put("/meshes/default", strings.Replace(providedMesh(source("secret", "free"), source("secret", "k2")), `"enabledBackend":"p"`, `"enabledBackend":""`, 1)), 200)
+	put("free", cert, 200)
+
+	// As older control planes left it: enabled, and of no use.
+	m := &meshv1.Mesh{}
+	o, _ := p.store.Config().View().Get(resource.Key{Kind: resource.KindMesh, Name: "default"})
+	if stored, err := resource.Decode[meshv1.Mesh](o); err != nil {
+		t.Fatal(err)
+	} else {
+		m.Mtls = &meshv1.Mesh_Mtls{EnabledBackend: "p", Backends: stored.GetMtls().GetBackends()}
+	}
+	p.seed(o.Key, resource.Local, m)
+	put("k2", []byte("x"), 200)
+	put("k2", key, 200)
+	put("k2", otherKey, 400)
+}
