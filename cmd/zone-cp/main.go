@@ -10,6 +10,15 @@ import (
 )
 
 func main() {
-	run := cli.ControlPlane("Run the zone control plane", config.LoadZone, zonecp.New)
+	var resync bool
+	load := func(src config.Source) (*config.Zone, []string, error) {
+		c, warnings, err := config.LoadZone(src)
+		if err == nil && resync {
+			c.Multizone.Zone.KDS.Resync = true
+		}
+		return c, warnings, err
+	}
+	run := cli.ControlPlane("Run the zone control plane", load, zonecp.New)
+	run.Flags().BoolVar(&resync, "resync", false, "begin anew with what the global control plane has, where the store is damaged or follows another one")
 	os.Exit(cli.Main(cli.Root("zone-cp", "Meridian's zone control plane: configures the Envoys of one zone", run)))
 }

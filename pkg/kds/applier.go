@@ -29,9 +29,8 @@ const (
 	maxConflicts = 100
 	// noSpaceRetry is the time between two tries while the store has no room.
 	noSpaceRetry = time.Second
-	// zoneRate is how many changes a second a zone may make, zoneBurst the time of which it may save them up.
-	zoneRate  = 2000
-	zoneBurst = 10 * time.Second
+	// zoneRate is how many changes a second a zone may make, zoneBurst how many it may save up.
+	zoneRate, zoneBurst = 2000, 20_000
 )
 
 var (
@@ -50,8 +49,6 @@ type applier struct {
 	// nothing, so that only a snapshot can be next.
 	cursor store.Cursor
 	fresh  bool
-	// rate is how many changes a second are taken from the peer; 0: all.
-	rate time.Duration
 	// debt is when a zone that has made many changes may make more.
 	debt time.Time
 	// quota bounds what the log holds of the peer; nil: nothing does.
@@ -129,15 +126,15 @@ func (a *applier) run(ctx context.Context) error {
 
 // slowDown holds a zone to its rate: what it has sent meanwhile waits, uncredited.
 func (a *applier) slowDown(ctx context.Context, changes int) error {
-	if a.rate == 0 || changes == 0 {
+	if !a.s.global() || changes == 0 {
 		return nil
 	}
 	now := time.Now()
 	if a.debt.Before(now) {
 		a.debt = now
 	}
-	a.debt = a.debt.Add(time.Duration(changes) * time.Second / a.rate)
-	return wait(ctx, a.debt.Sub(now)-zoneBurst)
+	a.debt = a.debt.Add(time.Duration(changes) * time.Second / zoneRate)
+	return wait(ctx, a.debt.Sub(now)-zoneBurst*time.Second/zoneRate)
 }
 
 func wait(ctx context.Context, d time.Duration) error {
