@@ -42,6 +42,7 @@ type Global struct {
 	Multizone   GlobalMultizone `json:"multizone"`
 	Diagnostics Diagnostics     `json:"diagnostics"`
 	Defaults    Defaults        `json:"defaults"`
+	Limits      GlobalLimits    `json:"limits"`
 }
 
 // Zone is the configuration of a zone control plane.
@@ -57,6 +58,7 @@ type Zone struct {
 	DNSServer                  DNSServer            `json:"dnsServer"`
 	MonitoringAssignmentServer MonitoringAssignment `json:"monitoringAssignmentServer"`
 	Defaults                   Defaults             `json:"defaults"`
+	Limits                     ZoneLimits           `json:"limits"`
 }
 
 // General is what concerns the process as a whole.
@@ -212,6 +214,7 @@ func DefaultGlobal() Global {
 			Interface: "0.0.0.0", GRPCPort: 5685, Auth: KDSAuth{Type: ZoneToken},
 		}}},
 		Diagnostics: defaultDiagnostics(),
+		Limits:      defaultGlobalLimits(),
 	}
 }
 
@@ -226,6 +229,7 @@ func DefaultZone() Zone {
 		Diagnostics:                defaultDiagnostics(),
 		DNSServer:                  DNSServer{Interface: "127.0.0.1", Port: 5653},
 		MonitoringAssignmentServer: MonitoringAssignment{Interface: "127.0.0.1", GRPCPort: 5676},
+		Limits:                     defaultZoneLimits(),
 	}
 }
 
@@ -309,6 +313,7 @@ func (c *Global) Validate() error {
 		pair("multizone.global.kds", k.TLSCertFile, k.TLSKeyFile),
 		oneOf("multizone.global.kds.auth.type", k.Auth.Type, ZoneToken, ClientCert, None),
 		needs(k.Auth.Type == ClientCert && k.ClientCertsDir == "", "multizone.global.kds.clientCertsDir", "is needed where multizone.global.kds.auth.type is clientCert"),
+		c.Limits.validate(),
 	)
 }
 
@@ -328,6 +333,7 @@ func (c *Zone) Validate() error {
 		c.APIServer.validate(),
 		pair("dpServer", c.DPServer.TLSCertFile, c.DPServer.TLSKeyFile),
 		oneOf("dpServer.auth.type", c.DPServer.Auth.Type, DPToken, None),
+		c.Limits.validate(),
 	)
 }
 

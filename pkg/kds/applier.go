@@ -29,8 +29,9 @@ const (
 	maxConflicts = 100
 	// noSpaceRetry is the time between two tries while the store has no room.
 	noSpaceRetry = time.Second
-	// zoneRate is how many changes a second a zone may make, zoneBurst how many it may save up.
-	zoneRate, zoneBurst = 2000, 20_000
+	// zoneRate is how many changes a second a zone may make, zoneBurst the time of which it may save them up.
+	zoneRate  = 2000
+	zoneBurst = 10 * time.Second
 )
 
 var (
@@ -49,6 +50,8 @@ type applier struct {
 	// nothing, so that only a snapshot can be next.
 	cursor store.Cursor
 	fresh  bool
+	// rate is how many changes a second are taken from the peer; 0: all.
+	rate time.Duration
 	// debt is when a zone that has made many changes may make more.
 	debt time.Time
 	// quota bounds what the log holds of the peer; nil: nothing does.
@@ -107,6 +110,10 @@ func (a *applier) run(ctx context.Context) error {
 			// The zone's store is another one, or an older one: nobody has deleted these.
 			a.s.logger.WarnContext(ctx, "the zone does not have what it had", "log", a.id, "keys", len(lost), "first", lost[:min(len(lost), 20)])
 		}
+		if lost := d.batch.Deletes; g.whole() && a.s.global() && len(lost) > 0 {
+			// The zone's store is another one, or an older one: nobody has deleted these.
+			a.s.logger.WarnContext(ctx, "the zone does not have what it had", "log", a.id, "keys", len(lost), "first", lost[:min(len(lost), 20)])
+		}
 		a.s.inflow.queued(-g.bytes)
 		ack := &kdsv1.Ack{Log: a.id, To: uint64(g.to), RejectedKinds: d.rejectedKinds}
 		if err := a.s.outbox.put(&kdsv1.Frame{Kind: &kdsv1.Frame_Ack{Ack: ack}}); err != nil {
@@ -126,15 +133,15 @@ func (a *applier) run(ctx context.Context) error {
 
 // slowDown holds a zone to its rate: what it has sent meanwhile waits, uncredited.
 func (a *applier) slowDown(ctx context.Context, changes int) error {
-	if !a.s.global() || changes == 0 {
+	if a.rate == 0 || changes == 0 {
 		return nil
 	}
 	now := time.Now()
 	if a.debt.Before(now) {
 		a.debt = now
 	}
-	a.debt = a.debt.Add(time.Duration(changes) * time.Second / zoneRate)
-	return wait(ctx, a.debt.Sub(now)-zoneBurst*time.Second/zoneRate)
+	a.debt = a.debt.Add(time.Duration(changes) * time.Second / a.rate)
+	return wait(ctx, a.debt.Sub(now)-zoneBurst)
 }
 
 func wait(ctx context.Context, d time.Duration) error {

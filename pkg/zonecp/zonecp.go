@@ -32,6 +32,8 @@ import (
 const (
 	// Buffers of a proxy's connection: most of the time there is nothing to read or to send on it.
 	readBuffer, writeBuffer = 4 << 10, 16 << 10
+	// window is what a proxy may send ahead: some requests with all that it says of itself.
+	window = 1 << 20
 	// proxyPing and proxyPingTimeout find proxies that are gone without a word.
 	proxyPing, proxyPingTimeout = 30 * time.Second, 10 * time.Second
 )
@@ -52,6 +54,7 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 			_ = base.Close()
 		}
 	}()
+	base.Limits = c.Limits.Limits
 	cp := &CP{base}
 	certs := controlplane.NewCertificates(c.General.WorkDir, c.APIServer.HTTPS.Interface, c.DPServer.Interface)
 	show, err := c.JSON()
@@ -112,6 +115,7 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o x
 	server, err := xds.NewServer(xds.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name, Instance: cp.Instance,
 		Authenticator: who, Observer: o, Logger: cp.Logger, Resolver: resolver,
+		Limits: xds.Limits{Streams: int(c.Limits.ADSStreams), NodeMetadata: int(c.Limits.NodeMetadataBytes)},
 	})
 	if err != nil {
 		return err
@@ -121,11 +125,13 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o x
 	handler := bootstrap.Handler(bootstrap.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name,
 		Authenticator: who, Leaver: server, Logger: cp.Logger, CA: cert.CA,
-		RequireToken: c.DPServer.Auth.Type != config.None,
-		ServerNames:  func(host string) bool { return leaf.VerifyHostname(host) == nil },
+		RequireToken: c.DPServer.Auth.Type != config.None, NodeMetadata: int(c.Limits.NodeMetadataBytes),
+		ServerNames: func(host string) bool { return leaf.VerifyHostname(host) == nil },
 	})
 	rpc, err := cp.SharedPort("dpServer", "dpServer.port", c.DPServer.Interface, c.DPServer.Port, cert.TLS(nil), handler,
 		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
+		// A window of a fixed size: else every ACK of every proxy is answered by a ping that measures the connection.
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: proxyPing, Timeout: proxyPingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
@@ -147,7 +153,7 @@ func (cp *CP) follow(c config.ZoneMultizoneZone, recorder *insight.Recorder) err
 	client, err := kds.NewClient(kds.ClientOptions{
 		Store: cp.Store, Table: cp.Table, Zone: c.Name, Address: c.GlobalAddress, TLS: t, Token: zoneToken(c.KDS.TokenFile),
 		Accept: func(k resource.Key, origin resource.Origin, spec []byte) error {
-			return resource.Accept(cp.Table, k, origin, spec)
+			return cp.ObjectLimits().Accept(cp.Table, k, origin, spec)
 		},
 		Version: kds.Version{Version: v.Version, GitTag: v.GitTag, GitCommit: v.GitCommit, BuildDate: v.BuildDate},
 		Logger:  cp.Logger, OnCursor: recorder.CursorMoved, OnSession: recorder.SessionBegun,
