@@ -64,8 +64,9 @@ func TestPermissionIsTheOneOfTheRule(t *testing.T) {
 		}
 		ix := New("zone-1", log.View())
 		type held struct {
-			name string
-			at   resource.Revision
+			name    string
+			at      resource.Revision
+			created time.Time // ties are broken by it
 		}
 		holding := func(v store.View) map[string][]held {
 			out := map[string][]held{}
@@ -74,7 +75,7 @@ func TestPermissionIsTheOneOfTheRule(t *testing.T) {
 				for i, in := range p.Spec.GetNetworking().GetInbound() {
 					var h held
 					if o := p.Permission(i); o != nil {
-						h = held{o.Key.Name, o.SpecRevision}
+						h = held{o.Key.Name, o.SpecRevision, o.Created}
 					}
 					if want := naivePermission(t, v, "default", in.GetTags()); h.name != want {
 						t.Fatalf("%s, inbound %v: %q holds, want %q", k.Name, in.GetTags(), h.name, want)
