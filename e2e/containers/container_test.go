@@ -154,6 +154,25 @@ func (u *unit) log(ctx context.Context) string {
 	return string(raw[max(0, len(raw)-logSize):])
 }
 
+// said is what the container has written to stderr since a time, by the daemon's clock, which is this machine's.
+func (u *unit) said(t *testing.T, since time.Time) string {
+	t.Helper()
+	o := client.ContainerLogsOptions{ShowStderr: true}
+	if !since.IsZero() {
+		o.Since = since.Format(time.RFC3339Nano)
+	}
+	r, err := suite.docker.Client().ContainerLogs(within(t, actTime), u.id(), o)
+	if err != nil {
+		t.Fatalf("log of %s: %v", u.name, err)
+	}
+	defer r.Close()
+	raw, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatalf("log of %s: %v", u.name, err)
+	}
+	return string(raw)
+}
+
 func (u *unit) id() string { return u.container().GetContainerID() }
 
 // act tells the Docker daemon to do something with a container.

@@ -12,6 +12,9 @@ import (
 	"fmt"
 	"math/big"
 	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,8 +27,9 @@ const (
 	restPort    = "5682/tcp"
 	servicePort = "8080/tcp"
 	inboundPort = 9000
-	// outboundPort of the web's proxy leads to the backend.
+	// outboundPort of a caller's proxy leads to what it calls.
 	outboundPort = 10000
+	ingressPort  = 10001
 )
 
 // state is the folder of a control plane's own files.
@@ -37,6 +41,8 @@ type mesh struct {
 	admin   tls.Certificate
 	global  *controlPlane
 	zones   []*zone
+	// buyers call a service in another zone.
+	buyers []caller
 }
 
 // controlPlane is a container with a REST API.
@@ -47,34 +53,62 @@ type controlPlane struct {
 
 // zone is a zone's control plane and what is in its network.
 type zone struct {
-	name, network string
-	cp            *controlPlane
-	// web calls the backend for each request; its port is what a test's client calls.
+	name, network, tag string
+	cp                 *controlPlane
+	// web calls the backend for each request, and is what a test's clients call.
 	web *unit
 	// backends are the called service's instances, and proxies stand beside them.
 	backends, proxies []*unit
-	token             string
+	// token is good for every proxy but an ingress.
+	token string
 }
 
 // newMesh starts a global and two zones, each with a web that calls two instances of a backend, and waits until all
-// of it works. tag is the build of all.
-func newMesh(t *testing.T, tag string) *mesh {
+// of it works. tag is the build of all, conf the mesh object.
+func newMesh(t *testing.T, tag, conf string) *mesh {
 	t.Helper()
 	needDocker(t)
 	m := &mesh{network: newNetwork(t, "global"), admin: newAdmin(t)}
 	m.global = m.controlPlane(t, spec{
-		name: "global", image: "global-cp", tag: tag, networks: []string{m.network},
-		env: map[string]string{},
+		name: "global", image: "global-cp", tag: tag, networks: []string{m.network}, env: map[string]string{},
 	})
+	if _, err := m.global.rest.Put(within(t, actTime), "/meshes/default", conf); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"zone-1", "zone-2"} {
 		m.zones = append(m.zones, m.zone(t, name, tag))
 	}
 	for _, z := range m.zones {
 		m.online(t, z, true, startTime)
-		z.serves(t, startTime)
+		answers(t, z.caller(), "v1", startTime)
+		answers(t, z.caller(), "v2", startTime)
 	}
 	return m
 }
+
+// across starts a service in the second zone alone, the zone's ingress, and a caller of the service in the first. The
+// mesh is one with mTLS.
+func (m *mesh) across(t *testing.T) {
+	t.Helper()
+	one, two := m.zones[0], m.zones[1]
+	two.ingress(t, one)
+	two.proxy(t, two.service(t, "till", "till", "v1", false), dataplane{service: "till", version: "v1"})
+	buyer := caller{"buyer in " + one.name, one.service(t, "buyer", "buyer", "v1", true)}
+	one.proxy(t, buyer.unit, dataplane{service: "buyer", version: "v1", calls: "till"})
+	answers(t, buyer, "v1", startTime)
+	m.buyers = append(m.buyers, buyer)
+}
+
+// callers are the webs of all zones, and those who call another zone.
+func (m *mesh) callers() []caller {
+	all := slices.Clone(m.buyers)
+	for _, z := range m.zones {
+		all = append(all, z.caller())
+	}
+	return all
+}
+
+func (z *zone) caller() caller { return caller{"web in " + z.name, z.web} }
 
 // controlPlane starts a control plane with a volume for its state, and a client that it takes for an administrator.
 func (m *mesh) controlPlane(t *testing.T, s spec) *controlPlane {
@@ -103,7 +137,7 @@ func (m *mesh) controlPlane(t *testing.T, s spec) *controlPlane {
 // zone starts a zone: its control plane, by a token that the global's own meridianctl makes, and its services.
 func (m *mesh) zone(t *testing.T, name, tag string) *zone {
 	t.Helper()
-	z := &zone{name: name, network: newNetwork(t, name)}
+	z := &zone{name: name, network: newNetwork(t, name), tag: tag}
 	token, err := m.global.run(within(t, actTime), "meridianctl", "--address", "http://127.0.0.1:5681",
 		"generate", "zone-token", "--zone", name, "--valid-for", "1h")
 	if err != nil {
@@ -126,78 +160,90 @@ func (m *mesh) zone(t *testing.T, name, tag string) *zone {
 		z.token, err = z.cp.rest.DataplaneToken(ctx, "default", "")
 		return err
 	})
-	z.web = z.service(t, "web", "web", "v1", fmt.Sprintf("http://127.0.0.1:%d/", outboundPort))
-	z.proxy(t, z.web, "web", "v1", tag)
+	z.web = z.service(t, "web", "web", "v1", true)
+	z.proxy(t, z.web, dataplane{service: "web", version: "v1", calls: "backend"})
 	for _, version := range []string{"v1", "v2"} {
-		b := z.service(t, "backend-"+version, "backend", version, "")
+		b := z.service(t, "backend-"+version, "backend", version, false)
 		z.backends = append(z.backends, b)
-		z.proxies = append(z.proxies, z.proxy(t, b, "backend", version, tag))
+		z.proxies = append(z.proxies, z.proxy(t, b, dataplane{service: "backend", version: version}))
 	}
 	return z
 }
 
-// service starts a service in the zone's network.
-func (z *zone) service(t *testing.T, name, service, version, calls string) *unit {
+// service starts a service in the zone's network, and on others. One that calls does so through its proxy.
+func (z *zone) service(t *testing.T, name, service, version string, calls bool, others ...string) *unit {
 	t.Helper()
 	port, _, _ := strings.Cut(servicePort, "/")
 	command := []string{"serve", port, service, z.name, version}
-	if calls != "" {
-		command = append(command, calls)
+	if calls {
+		command = append(command, fmt.Sprintf("http://127.0.0.1:%d/", outboundPort))
 	}
 	return start(t, spec{
 		name: name, image: "service", tag: suite.present, command: command,
-		networks: []string{z.network}, ports: []string{servicePort},
+		networks: append([]string{z.network}, others...), ports: []string{servicePort},
 	})
 }
 
+// dataplane is what a proxy stands for: a service, and the one that it calls, if any.
+type dataplane struct{ service, version, calls string }
+
 // proxy starts zone-dp with its Envoy beside a service.
-func (z *zone) proxy(t *testing.T, beside *unit, service, version, tag string) *unit {
+func (z *zone) proxy(t *testing.T, beside *unit, d dataplane) *unit {
 	t.Helper()
-	outbound := ""
-	if service == "web" {
-		outbound = fmt.Sprintf("\n  outbound: [{port: %d, tags: {kuma.io/service: backend}}]", outboundPort)
-	}
 	port, _, _ := strings.Cut(servicePort, "/")
+	networking := fmt.Sprintf(`  address: %s
+  inbound:
+  - {port: %d, servicePort: %s, tags: {kuma.io/service: %s, kuma.io/protocol: http, version: %s}}
+`, beside.addresses(t)[z.network], inboundPort, port, d.service, d.version)
+	if d.calls != "" {
+		networking += fmt.Sprintf("  outbound: [{port: %d, tags: {kuma.io/service: %s}}]\n", outboundPort, d.calls)
+	}
+	return z.zoneDP(t, beside, z.token, networking)
+}
+
+// ingress starts the zone's ingress, which stands on another zone's network too: it is what of this zone is reached
+// from there, under a name.
+func (z *zone) ingress(t *testing.T, from *zone) {
+	t.Helper()
+	raw, _, err := z.cp.rest.Do(within(t, actTime), http.MethodPost, "/tokens", map[string]string{"mesh": "default", "type": "ingress"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := z.service(t, z.name+"-ingress", "ingress", "v1", false, from.network)
+	z.zoneDP(t, holder, string(raw), fmt.Sprintf(`  address: %s
+  ingress: {publicAddress: %s, publicPort: %d}
+  inbound: [{port: %d, tags: {kuma.io/service: ingress}}]
+`, holder.addresses(t)[from.network], holder.name, ingressPort, ingressPort))
+}
+
+func (z *zone) zoneDP(t *testing.T, beside *unit, token, networking string) *unit {
+	t.Helper()
 	return start(t, spec{
-		name: beside.name + "-proxy", image: "zone-dp", tag: tag, beside: beside, ready: `{"ready":true`,
+		name: beside.name + "-proxy", image: "zone-dp", tag: z.tag, beside: beside, ready: `{"ready":true`,
 		command: []string{
 			"run", "--cp-address", "https://" + z.name + ":5678", "--ca-cert-file", "/etc/meridian/ca.crt",
 			"--dataplane-token-file", "/etc/meridian/token", "--dataplane-file", "/etc/meridian/dataplane.yaml", "--drain-time", "1s",
 		},
 		files: map[string]string{
-			"/etc/meridian/ca.crt": z.cp.read(t, state+"ca.crt"),
-			"/etc/meridian/token":  z.token,
-			"/etc/meridian/dataplane.yaml": fmt.Sprintf(`type: Dataplane
-mesh: default
-name: %s
-networking:
-  address: %s
-  inbound:
-  - {port: %d, servicePort: %s, tags: {kuma.io/service: %s, kuma.io/protocol: http, version: %s}}%s
-`, beside.name, beside.addresses(t)[z.network], inboundPort, port, service, version, outbound),
+			"/etc/meridian/ca.crt":         z.cp.read(t, state+"ca.crt"),
+			"/etc/meridian/token":          token,
+			"/etc/meridian/dataplane.yaml": "type: Dataplane\nmesh: default\nname: " + beside.name + "\nnetworking:\n" + networking,
 		},
 	})
 }
 
-// serves waits until both instances of the backend have answered.
-func (z *zone) serves(t *testing.T, d time.Duration) {
+// largest is how many objects the zone has taken from the global at once, at most, since a time, by its audit log.
+func (z *zone) largest(t *testing.T, since time.Time) int {
 	t.Helper()
-	z.answers(t, "v1", d)
-	z.answers(t, "v2", d)
-}
-
-// answers waits until a version of the backend has answered.
-func (z *zone) answers(t *testing.T, version string, d time.Duration) {
-	t.Helper()
-	c := newClient(z.web)
-	defer c.CloseIdleConnections()
-	until(t, d, fmt.Sprintf("an answer from %s in %s", version, z.name), func(ctx context.Context) error {
-		a, err := call(ctx, c)
-		if err == nil && a.Version != version {
-			err = fmt.Errorf("an answer from %s", a.Version)
+	most := 0
+	for _, m := range regexp.MustCompile(`who="kds global" .*puts=(\d+)`).FindAllStringSubmatch(z.cp.said(t, since), -1) {
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
 		}
-		return err
-	})
+		most = max(most, n)
+	}
+	return most
 }
 
 // version is the build that a control plane says it is.

@@ -27,9 +27,9 @@ func newClient(service *unit) *http.Client {
 	return &http.Client{Timeout: requestTime, Transport: &http.Transport{DialContext: service.dial(servicePort), MaxIdleConnsPerHost: clients}}
 }
 
-// call asks the web, and gives the backend's answer to it.
+// call asks a service that calls another, and gives the other's answer.
 func call(ctx context.Context, c *http.Client) (sample.Answer, error) {
-	a, err := sample.Call(ctx, c, "http://web/")
+	a, err := sample.Call(ctx, c, "http://service/")
 	if err != nil {
 		return a, err
 	}
@@ -39,24 +39,46 @@ func call(ctx context.Context, c *http.Client) (sample.Answer, error) {
 	return *a.Called, nil
 }
 
+// caller is a service that calls another for each request.
+type caller struct {
+	name string
+	*unit
+}
+
+// answers waits until a version of what is called has answered.
+func answers(t *testing.T, by caller, version string, d time.Duration) {
+	t.Helper()
+	c := newClient(by.unit)
+	defer c.CloseIdleConnections()
+	until(t, d, fmt.Sprintf("an answer of %s to the %s", version, by.name), func(ctx context.Context) error {
+		a, err := call(ctx, c)
+		if err == nil && a.Version != version {
+			err = fmt.Errorf("an answer of %s", a.Version)
+		}
+		return err
+	})
+}
+
 // traffic is what clients do all the time.
 type traffic struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// answered counts by caller.
 	answered map[string]int
 	failures []string
 }
 
-// goOn lets clients call the webs of zones until the test, or end, stops them.
-func goOn(t *testing.T, zones ...*zone) *traffic {
+// goOn lets clients ask callers until the test, or end, stops them.
+func goOn(t *testing.T, callers ...caller) *traffic {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	f := &traffic{stop: cancel, answered: map[string]int{}}
-	for _, z := range zones {
+	for _, c := range callers {
+		f.answered[c.name] = 0
 		for range clients {
-			f.done.Go(func() { f.requests(ctx, z) })
+			f.done.Go(func() { f.requests(ctx, c) })
 		}
 	}
 	t.Cleanup(func() {
@@ -66,8 +88,8 @@ func goOn(t *testing.T, zones ...*zone) *traffic {
 	return f
 }
 
-func (f *traffic) requests(ctx context.Context, z *zone) {
-	c := newClient(z.web)
+func (f *traffic) requests(ctx context.Context, by caller) {
+	c := newClient(by.unit)
 	defer c.CloseIdleConnections()
 	tick := time.NewTicker(requestEvery)
 	defer tick.Stop()
@@ -77,9 +99,10 @@ func (f *traffic) requests(ctx context.Context, z *zone) {
 		_, err := call(context.WithoutCancel(ctx), c)
 		f.mu.Lock()
 		if err != nil {
-			f.failures = append(f.failures, fmt.Sprintf("%s in %s, after %s: %v", begun.Format("15:04:05.000"), z.name, time.Since(begun).Round(time.Millisecond), err))
+			f.failures = append(f.failures, fmt.Sprintf("%s by the %s, after %s: %v",
+				begun.Format("15:04:05.000"), by.name, time.Since(begun).Round(time.Millisecond), err))
 		} else {
-			f.answered[z.name]++
+			f.answered[by.name]++
 		}
 		f.mu.Unlock()
 		select {
@@ -90,7 +113,7 @@ func (f *traffic) requests(ctx context.Context, z *zone) {
 	}
 }
 
-// end stops the clients and fails the test if a request has failed, or a zone was not called often enough for that to
+// end stops the clients and fails the test if a request has failed, or a caller was not asked often enough for that to
 // mean something.
 func (f *traffic) end(t *testing.T) {
 	t.Helper()
@@ -100,9 +123,9 @@ func (f *traffic) end(t *testing.T) {
 		t.Errorf("%d requests failed, the first: %v", len(f.failures), f.failures[:min(len(f.failures), 5)])
 	}
 	t.Logf("answered: %v", f.answered)
-	for zone, n := range f.answered {
+	for by, n := range f.answered {
 		if n < 50 {
-			t.Errorf("only %d requests in %s", n, zone)
+			t.Errorf("only %d requests by the %s", n, by)
 		}
 	}
 }

@@ -1,14 +1,18 @@
 // Command service is what runs in the containers of a mesh beside a proxy: the sample service, and one that only
-// tries to reach an address.
+// tries to reach others.
 //
 //	service serve PORT SERVICE ZONE VERSION [URL]   answers on PORT, and calls URL for each request
-//	service reach HOST:PORT                         status 0 if a connection opens within 2 s
+//	service reach HOST:PORT                         status 0 if a connection opens within 1 s
+//	service call URL                                status 0 if a sample service answers within 1 s
 package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,7 +22,7 @@ import (
 )
 
 // patience with an address that does not answer.
-const patience = 2 * time.Second
+const patience = time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -47,7 +51,13 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		return c.Close()
+	case len(args) == 2 && args[0] == "call":
+		a, err := sample.Call(ctx, &http.Client{Timeout: patience}, args[1])
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(a)
 	default:
-		return fmt.Errorf("usage: service serve PORT SERVICE ZONE VERSION [URL] | service reach HOST:PORT")
+		return errors.New("usage: service serve PORT SERVICE ZONE VERSION [URL] | service reach HOST:PORT | service call URL")
 	}
 }
