@@ -184,7 +184,11 @@ func act[O, R any](t *testing.T, u *unit, what string, do func(context.Context, 
 	}
 }
 
-func (u *unit) kill(t *testing.T) { t.Helper(); act(t, u, "kill", suite.docker.Client().ContainerKill) }
+func (u *unit) kill(t *testing.T) {
+	t.Helper()
+	act(t, u, "kill", suite.docker.Client().ContainerKill)
+}
+
 func (u *unit) pause(t *testing.T) {
 	t.Helper()
 	act(t, u, "pause", suite.docker.Client().ContainerPause)
