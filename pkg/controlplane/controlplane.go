@@ -59,6 +59,8 @@ type Base struct {
 	// Live are the streams and calls that rest on credentials.
 	Live *auth.Live
 
+	instruments *instruments
+	expiries    expiries
 	// sealer encrypts what the store keeps secret; nil: it keeps nothing.
 	sealer store.Sealer
 	// refresh brings Health up to date before it is read.
@@ -90,12 +92,17 @@ func New(ctx context.Context, general config.General, st config.Store, log *slog
 		fatal: make(chan error, 1),
 		ready: make(chan struct{}),
 	}
+	b.instruments = newInstruments(b.Metrics)
 	if b.Store, err = b.openStore(ctx, st); err != nil {
 		return nil, err
 	}
 	b.OnClose(b.Store.Close)
 	b.OnReady(func(h *telemetry.Health) { h.Set("store", b.Store.Health()) })
-	b.Metrics.MustRegister(&logCollector{store: b.Store})
+	path := ""
+	if st.Type != config.StoreMemory {
+		path = st.SQLite.Path
+	}
+	b.measure(path)
 	b.Live = auth.NewLive(Revoked(b.Store.Config()))
 	b.OnClose(func() error { b.Live.Close(); return nil })
 	from := b.Store.Config().View().At()
@@ -119,6 +126,7 @@ func (b *Base) openStore(ctx context.Context, c config.Store) (store.Store, erro
 	s, err := sqlite.Open(ctx, sqlite.Options{
 		Path:   c.SQLite.Path,
 		Build:  version.Get().Version,
+		OnSync: b.instruments.synced,
 		Sealer: sealer,
 		Sealed: func(k resource.Kind) bool {
 			d, ok := b.Table.ByKind(k)
@@ -187,6 +195,13 @@ func (c *Certificates) For(key, certFile, keyFile string) (*auth.ServerCertifica
 	return c.made, nil
 }
 
+// Expires notes when the certificate of a port ends, for the metrics.
+func (b *Base) Expires(port string, cert *auth.ServerCertificate) {
+	if leaf := cert.Certificate.Leaf; leaf != nil {
+		b.expiries.set(port, leaf.NotAfter)
+	}
+}
+
 // ClientCAs reads a directory of client CAs; "" is none.
 func ClientCAs(key, dir string) (*x509.CertPool, error) {
 	if dir == "" {
@@ -219,6 +234,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	service.Register(conn)
 	handler, err := gateway.New(gateway.Options{
 		Conn: conn, Table: b.Table, Logger: b.Logger, CORSAllowedDomains: c.CORSAllowedDomains,
+		Observe: b.instruments.answered,
 		Limits: gateway.Limits{
 			ObjectBytes: int64(b.Limits.ObjectBytes), BodyBytes: int64(b.Limits.BodyBytes),
 			PageBytes: int(b.Limits.PageBytes), AnswerBytes: int(b.Limits.AnswerBytes),
@@ -244,6 +260,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 		if err != nil {
 			return err
 		}
+		b.Expires("https", cert)
 		rpc, err := b.SharedPort("https", "apiServer.https.port", c.HTTPS.Interface, c.HTTPS.Port, cert.TLS(cas), handler,
 			grpc.ChainUnaryInterceptor(service.Recover, identify, service.Authenticate),
 			grpc.ChainStreamInterceptor(service.RecoverStream, identifyStream, service.AuthenticateStream),

@@ -15,6 +15,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/controlplane"
 	"github.com/meridian-mesh/meridian/pkg/kds"
 	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/store"
 	"github.com/meridian-mesh/meridian/pkg/version"
 )
 
@@ -75,9 +76,13 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, limits config.Gl
 	if err != nil {
 		return err
 	}
+	cp.Expires("kds", cert)
+	traffic := &kds.Traffic{}
+	controlplane.MeasureTraffic(cp.Base, traffic)
 	v := version.Get()
 	server, err := kds.NewServer(kds.ServerOptions{
-		Store: cp.Store, Table: cp.Table, Instance: cp.Instance, Logger: cp.Logger,
+		Traffic: traffic,
+		Store:   cp.Store, Table: cp.Table, Instance: cp.Instance, Logger: cp.Logger,
 		Accept: func(k resource.Key, origin resource.Origin, spec []byte) error {
 			return cp.ObjectLimits().Accept(cp.Table, k, origin, spec)
 		},
@@ -88,6 +93,16 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, limits config.Gl
 	if err != nil {
 		return err
 	}
+	cp.MeasureLag()
+	cp.Gauge("meridian_zone_online", "Whether a zone has a session with this control plane.", []string{"zone"}, func(give func(float64, ...string)) {
+		for o := range cp.Store.Config().View().Scan(store.OfKind(resource.KindZone)) {
+			online := 0.0
+			if server.IsOnline(o.Key.Name) {
+				online = 1
+			}
+			give(online, o.Key.Name)
+		}
+	})
 	// A global control plane that died left its zones' sessions open.
 	if err := server.CloseLeftovers(ctx); err != nil {
 		return fmt.Errorf("end the sessions of earlier instances: %w", err)

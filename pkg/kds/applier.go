@@ -110,6 +110,7 @@ func (a *applier) run(ctx context.Context) error {
 			// The zone's store is another one, or an older one: nobody has deleted these.
 			a.s.logger.WarnContext(ctx, "the zone does not have what it had", "log", a.id, "keys", len(lost), "first", lost[:min(len(lost), 20)])
 		}
+		a.s.traffic.groupApplied(len(d.rejected))
 		a.s.inflow.queued(-g.bytes)
 		ack := &kdsv1.Ack{Log: a.id, To: uint64(g.to), RejectedKinds: d.rejectedKinds}
 		if err := a.s.outbox.put(&kdsv1.Frame{Kind: &kdsv1.Frame_Ack{Ack: ack}}); err != nil {

@@ -63,6 +63,8 @@ type ClientOptions struct {
 	OnCursor func()
 	// OnSession is told, if not nil, the id of each session when it begins. It must not block.
 	OnSession func(id string)
+	// Traffic counts what the sessions do; nil: nobody does.
+	Traffic *Traffic
 	// Dial opens the connection below TLS; nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
@@ -247,7 +249,7 @@ func (c *Client) session(ctx context.Context, cancel context.CancelCauseFunc, co
 	s := &session{
 		side: zoneSide(c.opts.Table), store: c.opts.Store, accept: c.opts.Accept, logger: c.opts.Logger,
 		version: c.opts.Version.Version, peerStore: theirs.GetStore(), discardLocal: c.opts.DiscardLocal,
-		silence: zoneSilence, pulse: make(chan struct{}, 1), onCursor: c.opts.OnCursor, stream: st,
+		silence: zoneSilence, pulse: make(chan struct{}, 1), onCursor: c.opts.OnCursor, traffic: c.opts.Traffic, stream: st,
 	}
 	s.prepare(stored, stored)
 	var loops sync.WaitGroup

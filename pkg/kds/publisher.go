@@ -325,6 +325,7 @@ func (p *publisher) send(ctx context.Context, head *kdsv1.Group, kinds []resourc
 	p.read = p.sent
 	p.out = append(p.out, sentGroup{to: p.sent, kinds: kinds})
 	p.mu.Unlock()
+	p.s.traffic.groupSent()
 	if len(kinds) > 0 {
 		p.s.count(func(c *counters) { c.sent(kinds) })
 	}

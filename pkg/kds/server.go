@@ -46,6 +46,8 @@ type ServerOptions struct {
 	// and the zone's session ends with that reason. 0: 200,000 and 1 GiB.
 	MaxZoneObjects int
 	MaxZoneBytes   int64
+	// Traffic counts what the sessions do; nil: nobody does.
+	Traffic *Traffic
 	// ZoneRate is how many changes a second are taken from a zone; what it makes beyond has to wait, after ten
 	// seconds' worth that it may save up. 0: 2,000.
 	ZoneRate int
@@ -299,7 +301,7 @@ func (s *Server) serve(ctx context.Context, v *serving, hello *kdsv1.Hello, st s
 	}
 	ses := &session{
 		side: globalSide(s.opts.Table, v.zone), store: s.opts.Store, accept: s.opts.Accept, logger: logger,
-		version: s.opts.Version.Version, peerStore: v.store, silence: globalSilence, beats: s.started, encoded: s.encoded, stream: st,
+		version: s.opts.Version.Version, peerStore: v.store, silence: globalSilence, beats: s.started, traffic: s.opts.Traffic, encoded: s.encoded, stream: st,
 	}
 	ses.prepare(stored, told)
 	for _, a := range ses.apps {

@@ -46,6 +46,8 @@ type session struct {
 	beats time.Time
 	// pulse is signalled by the global control plane's heartbeats; nil at that one.
 	pulse chan struct{}
+	// traffic counts; nil: nobody does.
+	traffic *Traffic
 	// encoded is shared by the sessions of a server; nil: nothing is remembered.
 	encoded *encoded
 	// onCursor is told when the config cursor has moved; nil: nobody is.

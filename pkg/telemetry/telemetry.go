@@ -81,6 +81,13 @@ func (h *Health) Status() (ready bool, degraded []string) {
 	return h.ready, degraded
 }
 
+// Ailing lists the parts that ail, in order.
+func (h *Health) Ailing() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.ailings))
+}
+
 // Diagnostics serves /healthy (200 as long as the process answers), /ready (200, or 503 while it does not
 // serve; the body says what ails it), /metrics, and with debug /debug/pprof.
 func Diagnostics(h *Health, metrics prometheus.Gatherer, debug bool) http.Handler {

@@ -222,6 +222,7 @@ func (l *loop) round(v store.View, dirty []resource.Key, since resource.Revision
 }
 
 func (l *loop) publish(p *proxy, set *envoy.Set, problems []plan.Problem, err error, since resource.Revision) {
+	l.s.plans.Add(1)
 	switch {
 	case errors.Is(err, plan.ErrUnknownProxy), errors.Is(err, plan.ErrUnknownMesh):
 		l.forget(p)

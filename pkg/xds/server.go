@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -30,6 +31,8 @@ type Server struct {
 	reaper   *reaper
 	progress *progress
 	issuer   *issuer
+	// plans counts those that were worked out.
+	plans atomic.Uint64
 	// identity goes with every response; shared.
 	identity *corev3.ControlPlane
 	// ctx ends the streams when Run returns.
@@ -61,6 +64,9 @@ func newServer(o Options, p planner) (*Server, error) {
 	s.loop = newLoop(s, p)
 	return s, nil
 }
+
+// Plans is how many plans of proxies were worked out since the start.
+func (s *Server) Plans() uint64 { return s.plans.Load() }
 
 // Register adds the aggregated discovery service to a gRPC server.
 func (s *Server) Register(r grpc.ServiceRegistrar) {

@@ -79,7 +79,7 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := cp.serveProxies(c, certs, observer{recorder}); err != nil {
+	if err := cp.serveProxies(c, certs, newTally(observer{recorder})); err != nil {
 		return nil, err
 	}
 	base.Set.Task("zones", zones.New(zones.Options{Log: base.Store.Config(), Zone: zone.Name, Logger: log}).Run)
@@ -90,6 +90,9 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 	}
 	if err := base.ServeDiagnostics(c.Diagnostics); err != nil {
 		return nil, err
+	}
+	if mode == api.Standalone {
+		base.MeasureLag()
 	}
 	if mode == api.Standalone && !c.Defaults.SkipMeshCreation {
 		if err := base.API.EnsureDefaultMesh(ctx, []byte(c.Defaults.Mesh)); err != nil {
@@ -105,7 +108,7 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 }
 
 // serveProxies adds the port for proxies.
-func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o xds.Observer) error {
+func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o *tally) error {
 	cert, err := certs.For("dpServer.tlsCertFile", c.DPServer.TLSCertFile, c.DPServer.TLSKeyFile)
 	if err != nil {
 		return err
@@ -120,6 +123,8 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o x
 	if err != nil {
 		return err
 	}
+	cp.Expires("dpServer", cert)
+	cp.measure(o, server.Plans)
 	cp.Set.Task("dns", resolver.Run)
 	leaf := cert.Certificate.Leaf
 	handler := bootstrap.Handler(bootstrap.Options{
@@ -149,9 +154,12 @@ func (cp *CP) follow(c config.ZoneMultizoneZone, recorder *insight.Recorder) err
 	if err != nil {
 		return err
 	}
+	traffic := &kds.Traffic{}
+	controlplane.MeasureTraffic(cp.Base, traffic)
 	v := version.Get()
 	client, err := kds.NewClient(kds.ClientOptions{
-		Store: cp.Store, Table: cp.Table, Zone: c.Name, Address: c.GlobalAddress, TLS: t, Token: zoneToken(c.KDS.TokenFile),
+		Traffic: traffic,
+		Store:   cp.Store, Table: cp.Table, Zone: c.Name, Address: c.GlobalAddress, TLS: t, Token: zoneToken(c.KDS.TokenFile),
 		Accept: func(k resource.Key, origin resource.Origin, spec []byte) error {
 			return cp.ObjectLimits().Accept(cp.Table, k, origin, spec)
 		},
@@ -162,6 +170,7 @@ func (cp *CP) follow(c config.ZoneMultizoneZone, recorder *insight.Recorder) err
 	if err != nil {
 		return fmt.Errorf("multizone.zone: %w", err)
 	}
+	cp.measureSession(client.State, zoneToken(c.KDS.TokenFile))
 	cp.OnReady(func(h *telemetry.Health) {
 		var ails error
 		if s := client.State(); !s.Connected {
