@@ -19,6 +19,9 @@ const (
 	pingInterval, pingTimeout = time.Second, time.Second
 	ejectAfter                = 2
 	ejectFor, ejectForMost    = 3 * time.Second, 15 * time.Second
+	// maxRetries under way at a time: when a zone dies all that was sent there is tried again at once. Envoy's own
+	// limit is 3, and beyond it requests fail.
+	maxRetries = 1024
 	// panicBelow is the share of healthy endpoints, in percent, below which health is not looked at: when all
 	// are left out, all are tried.
 	panicBelow = 1
@@ -44,6 +47,7 @@ func watchful(m *clusterv3.Cluster, c *plan.Cluster) {
 		EnforcingSuccessRate:               never(),
 		EnforcingLocalOriginSuccessRate:    never(),
 	}
+	m.CircuitBreakers = &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{MaxRetries: wrapperspb.UInt32(maxRetries)}}}
 	m.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: panicBelow}}
 	// For what is not HTTP/2: gone hosts are found out, though not processes that stand still.
 	m.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
