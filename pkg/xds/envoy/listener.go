@@ -50,7 +50,7 @@ func inbound(l *plan.Inbound) (message, []Ref, error) {
 	m := listener(l.Listener, corev3.TrafficDirection_INBOUND, filters...)
 	if l.MTLS != "" && err == nil {
 		refs = append(refs, tlsRefs()...)
-		m.FilterChains[0].TransportSocket, err = serverTLS(l.MTLS)
+		m.FilterChains[0].TransportSocket, err = serverTLS(l.MTLS, callers(l)...)
 	}
 	return m, refs, err
 }

@@ -4,7 +4,6 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/meridian-mesh/meridian/pkg/xds/plan"
 )
@@ -31,13 +30,33 @@ func principals(mesh string, p *plan.Permission) []*rbacconfigv3.Principal {
 	if p.Any {
 		return []*rbacconfigv3.Principal{{Identifier: &rbacconfigv3.Principal_Any{Any: true}}}
 	}
-	out := make([]*rbacconfigv3.Principal, len(p.Services))
-	for i, service := range p.Services {
-		out[i] = &rbacconfigv3.Principal{Identifier: &rbacconfigv3.Principal_Authenticated_{
-			Authenticated: &rbacconfigv3.Principal_Authenticated{PrincipalName: &matcherv3.StringMatcher{
-				MatchPattern: &matcherv3.StringMatcher_Exact{Exact: "spiffe://" + mesh + "/" + service},
-			}},
-		}}
+	var out []*rbacconfigv3.Principal
+	for _, m := range exactly(identities(mesh, p.Services)) {
+		out = append(out, &rbacconfigv3.Principal{Identifier: &rbacconfigv3.Principal_Authenticated_{
+			Authenticated: &rbacconfigv3.Principal_Authenticated{PrincipalName: m},
+		}})
 	}
 	return out
+}
+
+// identities are the URIs in the certificates of services.
+func identities(mesh string, services []string) []string {
+	uris := make([]string, len(services))
+	for i, s := range services {
+		uris[i] = "spiffe://" + mesh + "/" + s
+	}
+	return uris
+}
+
+// callers are the identities with which a connection may be opened; none: any of the mesh. The filter looks at a
+// connection only when its first bytes come, and tcp_proxy has long been connected then: a service that speaks first
+// would greet whom it must not. So who is not permitted is refused with the handshake. HTTP services never speak first.
+func callers(l *plan.Inbound) []string {
+	switch {
+	case l.Protocol.IsHTTP() || l.Permission != nil && l.Permission.Any:
+		return nil
+	case l.Permission == nil || len(l.Permission.Services) == 0:
+		return identities(l.MTLS, []string{""}) // no service has an empty name
+	}
+	return identities(l.MTLS, l.Permission.Services)
 }

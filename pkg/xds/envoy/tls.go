@@ -49,23 +49,30 @@ func meshCA(p *plan.Identity) (message, []Ref, error) {
 	}}}, nil, nil
 }
 
-// serverTLS asks callers for a certificate of the mesh.
-func serverTLS(mesh string) (*corev3.TransportSocket, error) {
+// serverTLS asks callers for a certificate of the mesh, with one of the URIs if some are given.
+func serverTLS(mesh string, uris ...string) (*corev3.TransportSocket, error) {
+	matchers := []*matcherv3.StringMatcher{{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "spiffe://" + mesh + "/"}}}
+	if len(uris) > 0 {
+		matchers = exactly(uris)
+	}
 	return tlsTransport(&tlsv3.DownstreamTlsContext{
-		CommonTlsContext: commonTLS(&matcherv3.StringMatcher{
-			MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "spiffe://" + mesh + "/"},
-		}),
+		CommonTlsContext:         commonTLS(matchers...),
 		RequireClientCertificate: wrapperspb.Bool(true),
 	})
 }
 
 // clientTLS asks for the certificate of a service. There is no ALPN: what is spoken is known on both sides.
 func clientTLS(t *plan.ClientTLS) (*corev3.TransportSocket, error) {
-	matchers := make([]*matcherv3.StringMatcher, len(t.SPIFFE))
-	for i, id := range t.SPIFFE {
-		matchers[i] = &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id}}
+	return tlsTransport(&tlsv3.UpstreamTlsContext{CommonTlsContext: commonTLS(exactly(t.SPIFFE)...), Sni: t.SNI})
+}
+
+// exactly matches each of the texts as it is.
+func exactly(texts []string) []*matcherv3.StringMatcher {
+	matchers := make([]*matcherv3.StringMatcher, len(texts))
+	for i, s := range texts {
+		matchers[i] = &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}}
 	}
-	return tlsTransport(&tlsv3.UpstreamTlsContext{CommonTlsContext: commonTLS(matchers...), Sni: t.SNI})
+	return matchers
 }
 
 // commonTLS proves the own services, and takes certificates of the mesh with one of the URIs.
