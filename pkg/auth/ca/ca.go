@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	// MinRSABits and MaxRSABits bound the RSA keys of authorities: below is no longer safe, above takes minutes.
+	// MinRSABits is the least length of an authority's RSA key: below is no longer safe.
 	MinRSABits = 2048
+	// MaxRSABits is the greatest: above takes minutes to make.
 	MaxRSABits = 8192
 
 	// DefaultCAValidity is how long a builtin authority is good for if nothing is asked for.

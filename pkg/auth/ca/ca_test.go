@@ -163,7 +163,8 @@ func TestIssue(t *testing.T) {
 	}{
 		{"default", ca.Config{}, []string{"web"}, 0, []string{"spiffe://default/web"}, 24 * time.Hour},
 		{
-			"sorted and distinct", ca.Config{},
+			"sorted and distinct",
+			ca.Config{},
 			[]string{"web_default_svc_80", "b.example:80", "web_default_svc_80", "A-1"},
 			time.Minute,
 			[]string{"spiffe://default/A-1", "spiffe://default/b.example:80", "spiffe://default/web_default_svc_80"},
