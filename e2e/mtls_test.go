@@ -2,10 +2,18 @@ package e2e
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"slices"
@@ -77,13 +85,18 @@ func (p *pair) answers(t *testing.T, addr string, want bool) {
 	})
 }
 
+// settles waits until all proxies have answered a revision, and wants it to be live or rejected.
+func (p *pair) settles(t *testing.T, rev uint64, want string) {
+	t.Helper()
+	if state, zones := settled(t, p.zone, rev, 5*time.Second); state != want {
+		t.Fatalf("revision %d is %s, want %s: %v", rev, state, want, zones)
+	}
+}
+
 // set writes the mesh and waits until the proxies have it.
 func (p *pair) set(t *testing.T, lifetime string) {
 	t.Helper()
-	rev := put(t, p.zone, "/meshes/default", secured(lifetime))
-	if err := p.zone.client().Await(within(t, 5*time.Second), rev); err != nil {
-		t.Fatal(err)
-	}
+	p.settles(t, put(t, p.zone, "/meshes/default", secured(lifetime)), "live")
 }
 
 // certificate is what an Envoy says of its own certificate.
@@ -182,19 +195,23 @@ func TestRotationUnderTraffic(t *testing.T) {
 	p.answers(t, p.inbound, false)
 	until(t, 5*time.Second, "an echo", func(ctx context.Context) error { return hello(ctx, p.echo) })
 	stop := p.busy(t)
-	for _, e := range []*envoyProxy{p.caller, p.callee} {
-		seen := map[string]bool{}
-		until(t, 12*time.Second, "four certificates", func(ctx context.Context) error {
+	both := []*envoyProxy{p.caller, p.callee}
+	seen := map[*envoyProxy]map[string]bool{p.caller: {}, p.callee: {}}
+	until(t, 12*time.Second, "three rotations of each", func(ctx context.Context) error {
+		for _, e := range both {
 			all, err := certificates(ctx, e.admin)
+			if err != nil {
+				return err
+			}
 			for _, c := range all {
-				seen[c.Serial] = true
+				seen[e][c.Serial] = true
 			}
-			if len(seen) < 4 && err == nil {
-				err = fmt.Errorf("%d certificates", len(seen))
-			}
-			return err
-		})
-	}
+		}
+		if a, b := len(seen[p.caller]), len(seen[p.callee]); min(a, b) < 4 {
+			return fmt.Errorf("%d and %d certificates", a, b)
+		}
+		return nil
+	})
 	n, failed := stop()
 	if len(failed) > 0 {
 		t.Errorf("%d of %d requests failed, the first: %v", len(failed), n, failed[0])
@@ -237,10 +254,7 @@ func TestCertificatesSurviveRestart(t *testing.T) {
 	p.zone.start(t)
 	for i, e := range both {
 		e.connected(t, 1)
-		rev := put(t, p.zone, "/meshes/default/timeouts/web", timeout(fmt.Sprintf("%ds", 3+i)))
-		if err := p.zone.client().Await(within(t, 5*time.Second), rev); err != nil {
-			t.Error(err)
-		}
+		p.settles(t, put(t, p.zone, "/meshes/default/timeouts/web", timeout(fmt.Sprintf("%ds", 3+i))), "live")
 	}
 	for i, e := range both {
 		if after := e.certificate(t).Serial; after != before[i] {
@@ -300,4 +314,47 @@ func TestMTLS(t *testing.T) {
 	p.set(t, "1h")
 	p.answers(t, p.outbound, true)
 	p.answers(t, p.inbound, false)
+}
+
+// provided is a mesh in the older shape, whose CA lies in secrets that may come later.
+const provided = `{"type": "Mesh", "name": "default", "mtls": {"enabled": true, "ca": {"provided": {}}}}`
+
+// newAuthority is a CA of the user's, both parts PEM.
+func newAuthority(t *testing.T) (cert, key []byte) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, k, err)
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "own"}, NotBefore: time.Now().Add(-time.Minute),
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
+	must(t, der, err)
+	private, err := x509.MarshalPKCS8PrivateKey(k)
+	must(t, private, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+}
+
+// A mesh with mTLS and without its CA lets nobody in, at once and not after Envoy's patience, and says so; with the CA
+// traffic comes back.
+func TestMTLSWithoutItsCA(t *testing.T) {
+	envoy(t)
+	p := newPair(t)
+	p.settles(t, put(t, p.zone, "/meshes/default", provided), "rejected")
+	p.answers(t, p.outbound, false)
+	p.answers(t, p.inbound, false)
+	if r := rejected(t, p.zone, "Mesh", "default", 5*time.Second); !strings.Contains(r.Reason, `secret "default.ca-provided-cert-provided" is not in mesh "default"`) {
+		t.Errorf("shown: %+v", r)
+	}
+	cert, key := newAuthority(t)
+	for name, data := range map[string][]byte{"cert": cert, "key": key} {
+		put(t, p.zone, "/meshes/default/secrets/own-"+name,
+			fmt.Sprintf(`{"type": "Secret", "mesh": "default", "name": "own-%s", "data": %q}`, name, base64.StdEncoding.EncodeToString(data)))
+	}
+	rev := put(t, p.zone, "/meshes/default", `{"type": "Mesh", "name": "default", "mtls": {"enabledBackend": "provided", "backends": [
+{"name": "provided", "type": "provided", "conf": {"cert": {"secret": "own-cert"}, "key": {"secret": "own-key"}}}]}}`)
+	p.settles(t, rev, "live")
+	p.answers(t, p.outbound, true)
+	p.answers(t, p.inbound, false)
+	p.caller.certificate(t)
 }
