@@ -77,8 +77,8 @@ type ControlPlane struct {
 	Log io.Writer
 	// Before are put before the command: a tracer.
 	Before []string
-	// Env is added to its environment.
-	Env []string
+	// Env is added to its environment, Args to its arguments.
+	Env, Args []string
 
 	path, file string
 	proc       *Process
@@ -114,6 +114,7 @@ func (p Programs) controlPlane(name, program, dir, config string) (*ControlPlane
 // Start starts the control plane and waits until it serves.
 func (c *ControlPlane) Start(ctx context.Context) error {
 	command := append(append([]string{}, c.Before...), c.path, "run", "--config-file", c.file)
+	command = append(command, c.Args...)
 	proc, err := Start(Spec{Name: c.Name, Path: command[0], Args: command[1:], Dir: c.Dir, Log: c.Log, Env: c.Env})
 	if err != nil {
 		return err
