@@ -381,6 +381,7 @@ func TestRefusalIsVisible(t *testing.T) {
 			if r.Type != "ProxyRejection" || !strings.Contains(r.Reason, "ddress already in use") || len(r.Proxies) != 1 {
 				t.Errorf("%s: rejection %+v", name, r)
 			}
+			told(t, cp, map[string]string{"zone": "web", "global": "zone-1.web"}[name])
 		}
 		s.reaches(t, time.Second, "v1", "v2")
 		rev := put(t, global, "/meshes/default/traffic-routes/web", route(0, 1))
@@ -396,6 +397,20 @@ func TestRefusalIsVisible(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// told waits until a control plane tells of a refusal at a dataplane and at its insight.
+func told(t *testing.T, cp controlPlane, name string) {
+	t.Helper()
+	for path, word := range map[string]string{"dataplanes/" + name + "?status=true": "resourceName", "dataplanes+insights/" + name: "rejections"} {
+		until(t, time.Second, path+" tells why", func(ctx context.Context) error {
+			raw, _, err := cp.client().Do(ctx, http.MethodGet, "/meshes/default/"+path, nil)
+			if err == nil && (!strings.Contains(string(raw), "ddress already in use") || !strings.Contains(string(raw), word)) {
+				err = errors.New(string(raw))
+			}
+			return err
+		})
+	}
 }
 
 // expires is when a token expires.
