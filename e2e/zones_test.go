@@ -40,7 +40,7 @@ func open(local bool) string {
 func newLand(t *testing.T) *land {
 	t.Helper()
 	envoy(t)
-	l := &land{global: processes{}.global(t).(processCP), outbound: freePort(t), ingresses: map[string]*ingress{}, tokens: map[string]string{}}
+	l := &land{global: processes{}.global(t).(processCP), ingresses: map[string]*ingress{}, tokens: map[string]string{}}
 	put(t, l.global, "/meshes/default", open(false))
 	l.here = processes{}.zone(t, zoneOptions{name: "zone-1", global: l.global}).(processCP)
 	l.there = processes{}.zone(t, zoneOptions{name: "zone-2", global: l.global}).(processCP)
@@ -49,6 +49,7 @@ func newLand(t *testing.T) *land {
 	}
 	l.ingresses["zone-1"] = l.ingress(t, l.here)
 	l.ingresses["zone-2"] = l.ingress(t, l.there)
+	l.outbound = freePort(t)
 	l.web = l.proxy(t, l.here, web(t, "web", l.outbound))
 	return l
 }
@@ -218,6 +219,25 @@ networking:
 			t.Error(err)
 		}
 	})
+	t.Run("connections that are not HTTP", func(t *testing.T) {
+		out := freePort(t)
+		l.proxy(t, l.there, fmt.Sprintf(`type: Dataplane
+mesh: default
+name: echo
+networking:
+  address: 127.0.0.1
+  inbound: [{port: %d, servicePort: %d, tags: {kuma.io/service: echo, kuma.io/protocol: tcp}}]
+`, freePort(t), echo(t)))
+		l.proxy(t, l.here, fmt.Sprintf(`type: Dataplane
+mesh: default
+name: caller
+networking:
+  address: 127.0.0.1
+  gateway: {tags: {kuma.io/service: caller}}
+  outbound: [{port: %d, tags: {kuma.io/service: echo}}]
+`, out))
+		until(t, 5*time.Second, "an echo", func(ctx context.Context) error { return hello(ctx, fmt.Sprintf("127.0.0.1:%d", out)) })
+	})
 	t.Run("a zone that is switched off is left at once", func(t *testing.T) {
 		put(t, l.global, "/zones/zone-2", `{"type": "Zone", "name": "zone-2", "enabled": false}`)
 		from := time.Now()
@@ -256,6 +276,21 @@ networking:
 		if n, failed := traffic.end(); len(failed) > 0 {
 			t.Errorf("%d of %d calls failed while the service went and came back, first: %v", len(failed), n, failed[0].err)
 		}
+	})
+	t.Run("a deleted zone is left at once", func(t *testing.T) {
+		put(t, l.global, "/meshes/default", open(false))
+		l.proxy(t, l.here, backend(t, "zone-1", "v1"))
+		l.answers(t, 5*time.Second, 20, "v1", "v2")
+		l.there.kill(t)
+		active(t, l.global, "zone-2", false, 10*time.Second)
+		if _, err := l.global.client().Delete(within(t, 5*time.Second), "/zones/zone-2"); err != nil {
+			t.Fatal(err)
+		}
+		from := time.Now()
+		l.answers(t, 2*time.Second, 20, "v1")
+		t.Logf("left after %s", time.Since(from).Round(time.Millisecond))
+		l.there.start(t)
+		l.answers(t, 10*time.Second, 20, "v1", "v2")
 	})
 }
 

@@ -96,12 +96,21 @@ func TestEndpointsInOtherZones(t *testing.T) {
 		"another zone":  {put("type: Zone\nname: zone-3\n"), []string{"10.0.0.4:80 weight 1", "10.2.0.1:10001 weight 7"}, nil},
 		"same address":  {put("type: ZoneIngress\nname: zone-2.other.one\naddress: 10.2.0.1\nport: 10001\n"), []string{"10.0.0.4:80 weight 1", "10.2.0.1:10001 weight 7"}, callers},
 		"nobody's call": {put("type: ZoneService\nmesh: default\nname: zone-2.c\ntags: {kuma.io/service: mobile}\ninstances: 1\n"), []string{"10.0.0.4:80 weight 1", "10.2.0.1:10001 weight 7"}, nil},
-		"own zone's": {put("type: ZoneService\nmesh: default\nname: zone-1.c\ntags: {kuma.io/service: backend}\ninstances: 9\n"),
-			[]string{"10.0.0.4:80 weight 1", "10.2.0.1:10001 weight 7"}, nil},
-		"a second way": {put("type: ZoneIngress\nname: zone-2.default.three\naddress: 10.2.0.3\nport: 10001\n"),
-			[]string{"10.0.0.4:80 weight 2", "10.2.0.1:10001 weight 7", "10.2.0.3:10001 weight 7"}, callers},
-		"local first": {put("type: Mesh\nname: default\nrouting: {localityAwareLoadBalancing: true}\nmtls: {enabledBackend: ca, backends: [{name: ca, type: builtin}]}\n"),
-			[]string{"10.0.0.4:80 weight 1", "10.2.0.1:10001 weight 7 later"}, []string{"backend", "in", "mobile", "shop", "web"}},
+		"own zone's": {
+			put("type: ZoneService\nmesh: default\nname: zone-1.c\ntags: {kuma.io/service: backend}\ninstances: 9\n"),
+			[]string{"10.0.0.4:80 weight 1", "10.2.0.1:10001 weight 7"},
+			nil,
+		},
+		"a second way": {
+			put("type: ZoneIngress\nname: zone-2.default.three\naddress: 10.2.0.3\nport: 10001\n"),
+			[]string{"10.0.0.4:80 weight 2", "10.2.0.1:10001 weight 7", "10.2.0.3:10001 weight 7"},
+			callers,
+		},
+		"local first": {
+			put("type: Mesh\nname: default\nrouting: {localityAwareLoadBalancing: true}\nmtls: {enabledBackend: ca, backends: [{name: ca, type: builtin}]}\n"),
+			[]string{"10.0.0.4:80 weight 1", "10.2.0.1:10001 weight 7 later"},
+			[]string{"backend", "in", "mobile", "shop", "web"},
+		},
 		"without mTLS": {put("type: Mesh\nname: default\n"), []string{own}, []string{"backend", "in", "mobile", "shop", "web"}},
 	}
 	for name, tt := range tests {
