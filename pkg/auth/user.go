@@ -123,7 +123,7 @@ func (a *UserAuthenticator) AuthenticateUser(c Caller) (Caller, Credential, erro
 	case len(c.Authorization) == 1:
 		token, ok := bearer(c.Authorization[0])
 		if !ok {
-			return c, Credential{}, refuse(errors.New(`Authorization: must be "Bearer" and a user token`))
+			return c, Credential{}, refuse(errors.New(`the Authorization header must be "Bearer" and a user token`))
 		}
 		if !c.TLS && !c.loopback() {
 			return c, Credential{}, refuse(errors.New("a token was sent over plain HTTP, where anyone on the way can read it: revoke it, and use HTTPS"))

@@ -33,8 +33,6 @@ const (
 
 // access is what each RPC of the APIs needs. An RPC that has no row here fails the test. What differs by kind has a row
 // for each sort.
-//
-//nolint:gochecknoglobals // never written
 var access = []struct {
 	rpc   string
 	right right
@@ -75,8 +73,6 @@ var access = []struct {
 }
 
 // elsewhere are the RPCs of the other ports: the port, and the role that it lets in.
-//
-//nolint:gochecknoglobals // never written
 var elsewhere = map[string]struct{ port, role string }{
 	"meridian.kds.v1.SyncService/Sync":                                                {"kds", "zone token"},
 	"envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources":  {"dpServer", "dataplane token"},
