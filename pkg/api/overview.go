@@ -298,6 +298,11 @@ func (s *Service) ListDataplaneOverviews(ctx context.Context, req *apiv1.ListDat
 	if err != nil {
 		return nil, err
 	}
+	done, err := s.turn(ctx, titleDataplaneOverviews)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	within := scoped(resource.KindDataplane, req.GetMesh())
 	objects, total := x.config.Scan(within), x.config.Count(within)
 	var undecoded error

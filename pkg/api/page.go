@@ -95,6 +95,17 @@ func parseOffset(s string) (resource.Key, error) {
 	return resource.Key{Kind: resource.Kind(parts[0]), Scope: parts[1], Name: parts[2]}, nil
 }
 
+// turn waits until a page may be put together. Of many that are asked for at once only so many are worked on as
+// there are processors, so that they keep nobody else from one. The caller calls done at the end.
+func (s *Service) turn(ctx context.Context, title string) (done func(), err error) {
+	select {
+	case s.turns <- struct{}{}:
+		return func() { <-s.turns }, nil
+	case <-ctx.Done():
+		return nil, s.storeError(ctx.Err(), title)
+	}
+}
+
 // page is one page of a list.
 type page[T any] struct {
 	total uint32

@@ -65,6 +65,11 @@ func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.List
 		return nil, err
 	}
 	view, within := viewOf(d, config, observed), scoped(d.Kind, scope)
+	done, err := s.turn(ctx, titleList)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	services := newAvailable(config)
 	p, err := paginate(w, view.Scan(within), view.Count(within), func(o *resource.Object) ([]byte, int, error) {
 		o, err := services.complete(o)

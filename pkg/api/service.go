@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -80,6 +81,8 @@ type Service struct {
 	Options
 	// waits has an item for each request that waits for a revision.
 	waits chan struct{}
+	// turns has an item for each page that is being put together.
+	turns chan struct{}
 }
 
 // New makes the services. It fails where an option is missing or contradicts another.
@@ -109,7 +112,7 @@ func New(o Options) (*Service, error) {
 	if len(o.ConfigJSON) == 0 {
 		o.ConfigJSON = []byte("{}")
 	}
-	return &Service{Options: o, waits: make(chan struct{}, cmp.Or(o.MaxWaits, maxWaits))}, nil
+	return &Service{Options: o, waits: make(chan struct{}, cmp.Or(o.MaxWaits, maxWaits)), turns: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
 }
 
 // Register adds the services to a server or to a connection inside the process.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"mime"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -23,6 +24,9 @@ const (
 	// conflictWait bounds the wait for the write that was in the way to become visible.
 	conflictWait = 100 * time.Millisecond
 )
+
+// caInfix stands between a mesh's name and the rest of the names of the secrets with its CA.
+const caInfix = ".ca-"
 
 // decision is what a write does: a batch of the config log, and what follows in the status log.
 type decision struct {
@@ -145,7 +149,12 @@ func agree(d *resource.Descriptor, key resource.Key, in resource.Input) resource
 	if len(v) > 0 {
 		return v
 	}
-	v = append(v, resource.ValidateName("name", key.Name)...)
+	name := key.Name
+	if d.Kind == resource.KindSecret {
+		// The halves of a mesh's CA have a name with a dot; an export has them.
+		name = strings.TrimPrefix(name, key.Scope+caInfix)
+	}
+	v = append(v, resource.ValidateName("name", name)...)
 	if d.Scope == resource.ScopeMesh {
 		v = append(v, resource.ValidateName("mesh", key.Scope)...)
 	}
