@@ -71,8 +71,7 @@ func TestForged(t *testing.T) {
 	}
 }
 
-// pending is a revision that the zone has not yet taken in: none is, once the zone is gone from the table of those that
-// are waited for; so a revision is asked that a session without progress holds back.
+// pending is a revision that is not live: a zone is online that takes in nothing.
 func (w *world) pending() string {
 	w.t.Helper()
 	w.session("zone-7", w.must("POST", "/tokens/zone", `{"zone":"zone-7"}`))

@@ -115,10 +115,9 @@ func (w *world) session(zone, token string) <-chan error {
 	return ended
 }
 
-// waits starts a request that waits for a revision which no zone ever reaches, as a user.
+// waits starts a request at the zone, as a user, that waits for a revision which never comes.
 func (w *world) waits(token string) <-chan error {
 	w.t.Helper()
-	// A zone that is online and takes in nothing makes a revision pending.
 	ended := make(chan error, 1)
 	go func() {
 		r, err := w.send(w.t.Context(), call{

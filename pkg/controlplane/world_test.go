@@ -45,6 +45,9 @@ type world struct {
 	globalLog, zoneLog *journal
 	tokenFile          string
 	stops              []func()
+
+	mu         sync.Mutex
+	transports map[transportKey]*http.Transport
 }
 
 // journal is a log that may be read while it is written.
@@ -91,7 +94,7 @@ func clientCertificate(t *testing.T, name string) (tls.Certificate, []byte) {
 // configurations.
 func newWorld(t *testing.T, change func(*config.Global, *config.Zone)) *world {
 	t.Helper()
-	w := &world{t: t, globalDir: t.TempDir(), zoneDir: t.TempDir(), globalLog: &journal{}, zoneLog: &journal{}}
+	w := &world{t: t, globalDir: t.TempDir(), zoneDir: t.TempDir(), globalLog: &journal{}, zoneLog: &journal{}, transports: map[transportKey]*http.Transport{}}
 	certs := t.TempDir()
 	var pem []byte
 	w.cert, pem = clientCertificate(t, "ops")
@@ -218,9 +221,25 @@ func clientTLS(cert *tls.Certificate) *tls.Config {
 	return c
 }
 
+// transport is the one for calls from there with that certificate: connections are used again.
+func (w *world) transport(remote bool, cert *tls.Certificate) *http.Transport {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := transportKey{remote, cert}
+	if w.transports[k] == nil {
+		w.transports[k] = &http.Transport{DialContext: dialer(remote).DialContext, TLSClientConfig: clientTLS(cert), MaxIdleConnsPerHost: 8}
+		w.t.Cleanup(w.transports[k].CloseIdleConnections)
+	}
+	return w.transports[k]
+}
+
+type transportKey struct {
+	remote bool
+	cert   *tls.Certificate
+}
+
 func (w *world) send(ctx context.Context, c call) (reply, error) {
-	tr := &http.Transport{DialContext: dialer(c.remote).DialContext, TLSClientConfig: clientTLS(c.cert)}
-	defer tr.CloseIdleConnections()
+	tr := w.transport(c.remote, c.cert)
 	req, err := http.NewRequestWithContext(ctx, c.method, c.base+c.path, strings.NewReader(c.body))
 	if err != nil {
 		return reply{}, err
