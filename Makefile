@@ -86,6 +86,17 @@ e2e: build envoy ## Runs the end-to-end scenarios, in one process and with real 
 e2e-docker: build envoy ## Runs the mesh in containers; tools/with-docker.sh make e2e-docker starts a daemon for it
 	MERIDIAN_E2E_BIN=$(CURDIR)/bin ENVOY="$$(tools/envoy.sh)" go test -count=1 -timeout 15m ./e2e/containers $(E2E_ARGS)
 
+# How many seeds of faults each line is tried with, and how many of them in real time.
+N        ?= 2000
+N_REAL   ?= 20
+FAULTS   := ^(TestSyncFaults|TestSlowSnapshot|TestBothDirectionsFull|TestProxyFaults|TestChainNeverFalselyLive)$$
+
+.PHONY: faults
+faults: build envoy ## Tries the lines under N seeds of faults (N=2000), and processes under N_REAL in real time
+	MERIDIAN_FAULT_SEEDS=$(N) go test -count=1 -timeout 60m ./pkg/kds ./pkg/xds ./pkg/zonecp -run '$(FAULTS)'
+	MERIDIAN_E2E_BIN=$(CURDIR)/bin MERIDIAN_E2E_SEEDS=$(N_REAL) MERIDIAN_E2E_ROUNDS=10 ENVOY="$$(tools/envoy.sh || true)" \
+		go test -count=1 -timeout 60m ./e2e -run 'Faults|Kills|Damaged|Restored|DiskFull|Stopped|OneName|Silent|Cuts'
+
 .PHONY: bench
 bench: build ## Measures how long a write takes to N proxies, and what a proxy costs
 	@mkdir -p .cache/bin

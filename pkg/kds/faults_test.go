@@ -270,6 +270,12 @@ func (f *faulty) write(rnd *rand.Rand, n int) {
 		spec = strings.Repeat(spec, 40_000)
 	}
 	in := func(l store.Log, b store.Batch) {
+		// The clock of whoever writes jumps, by up to two days back or ahead.
+		if rnd.IntN(3) == 0 {
+			for i := range b.Puts {
+				b.Puts[i].Modified = time.Now().Add(time.Duration(rnd.IntN(96*3600)-48*3600) * time.Second)
+			}
+		}
 		if _, err := l.Apply(f.t.Context(), b); err != nil && !errors.Is(err, store.ErrConflict) {
 			f.t.Fatal(err)
 		}
