@@ -307,7 +307,7 @@ func (i *issuer) take(now time.Time) (work []*workload, next time.Duration, wait
 		if left > 0 {
 			return work, left, true
 		}
-		work = append(work, heap.Pop(&i.due).(*workload)) //nolint:errcheck // the heap holds nothing else
+		work = append(work, heap.Pop(&i.due).(*workload))
 	}
 	return work, 0, false
 }
@@ -354,7 +354,7 @@ func (r rotations) Swap(i, j int) {
 
 // Push implements heap.Interface.
 func (r *rotations) Push(x any) {
-	w := x.(*workload) //nolint:errcheck // the heap holds nothing else
+	w := x.(*workload)
 	w.due.index = len(*r)
 	*r = append(*r, w)
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -241,7 +242,7 @@ func TestCertificates(t *testing.T) {
 		if diff := cmp.Diff([]string{"SDS identity_cert"}, since(c, before)); diff != "" {
 			t.Error(diff)
 		}
-		if second.NotAfter.Sub(time.Now()).Round(time.Minute) != 24*time.Hour {
+		if time.Until(second.NotAfter).Round(time.Minute) != 24*time.Hour {
 			t.Errorf("ends at %v", second.NotAfter)
 		}
 		g.is(true, "web", at)
@@ -262,9 +263,9 @@ func TestRotationHoldsNoPosition(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := newGuarded(t)
 		o := node("web")
-		var stop bool
+		var stop atomic.Bool
 		o.Refuse = func(typeURL string, r *discoveryv3.Resource) string {
-			if stop && r.GetName() == envoy.IdentityCert {
+			if stop.Load() && r.GetName() == envoy.IdentityCert {
 				return "the key is " + r.String()
 			}
 			return ""
@@ -272,7 +273,7 @@ func TestRotationHoldsNoPosition(t *testing.T) {
 		c := g.connect(o)
 		at := g.mesh("10h")
 		g.is(true, "web", at)
-		stop = true
+		stop.Store(true)
 		before := c.State()
 		passing(8 * time.Hour)
 		g.is(true, "web", at)
@@ -282,7 +283,7 @@ func TestRotationHoldsNoPosition(t *testing.T) {
 		if len(g.seen.refused) != 1 || g.seen.refused[0].Name != envoy.IdentityCert || strings.Contains(g.seen.refused[0].Text, "key is") {
 			t.Errorf("told: %+v", g.seen.refused)
 		}
-		stop = false
+		stop.Store(false)
 		passing(8 * time.Hour)
 		if len(g.seen.cleared) == 0 || c.State().Err != nil {
 			t.Errorf("cleared %v, stream %v", g.seen.cleared, c.State().Err)
