@@ -55,7 +55,7 @@ func (s *Service) IssueZoneToken(ctx context.Context, req *apiv1.IssueZoneTokenR
 	if err != nil {
 		return nil, issueError(err, "zone", "validFor")
 	}
-	s.issued(ctx, useZone, zone, key, life)
+	s.issued(ctx, useZone, zone, token, key, life)
 	return &apiv1.IssueZoneTokenResponse{Token: token}, nil
 }
 
@@ -92,7 +92,7 @@ func (s *Service) IssueDataplaneToken(ctx context.Context, req *apiv1.IssueDatap
 	if err != nil {
 		return nil, issueError(err, "tags", "type", "validFor")
 	}
-	s.issued(ctx, useDataplane, claims.Mesh+"."+claims.Name, key, life)
+	s.issued(ctx, useDataplane, claims.Mesh+"."+claims.Name, token, key, life)
 	return &apiv1.IssueDataplaneTokenResponse{Token: token}, nil
 }
 
@@ -126,14 +126,14 @@ func (s *Service) IssueUserToken(ctx context.Context, req *apiv1.IssueUserTokenR
 	if err != nil {
 		return nil, issueError(err, "name", "role", "validFor")
 	}
-	s.issued(ctx, useUser, name, key, life)
+	s.issued(ctx, useUser, name, token, key, life)
 	return &apiv1.IssueUserTokenResponse{Token: token}, nil
 }
 
-// issued leaves a line of who had which token made.
-func (s *Service) issued(ctx context.Context, use, of string, key *auth.SigningKey, life time.Duration) {
+// issued leaves a line of who had which token made, by the ids that it can be revoked by.
+func (s *Service) issued(ctx context.Context, use, of, token string, key *auth.SigningKey, life time.Duration) {
 	a := author(ctx)
-	s.Logger.InfoContext(ctx, "token issued", "who", a.Who, "request", a.Request, "use", use, "of", of, "kid", key.ID, "validFor", life.String())
+	s.Logger.InfoContext(ctx, "token issued", "who", a.Who, "request", a.Request, "use", use, "of", of, "jti", auth.IDOf(token), "kid", key.ID, "validFor", life.String())
 }
 
 // GenerateSigningKey implements the TokenService.

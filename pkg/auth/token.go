@@ -91,6 +91,15 @@ func verify(token, method string, c claims, keys Keys, now time.Time) (kid strin
 	return kid, key, checkTimes(c.registered(), now)
 }
 
+// IDOf gives the jti of a token that was not verified; empty: it has none.
+func IDOf(token string) string {
+	var c jwt.RegisteredClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(token, &c); err != nil {
+		return ""
+	}
+	return c.ID
+}
+
 // tokenID is what a token's jti may be: what can name its revocation.
 var tokenID = regexp.MustCompile(`^[-_a-z0-9]{1,128}$`)
 

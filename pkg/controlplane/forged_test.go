@@ -142,14 +142,19 @@ func TestAudit(t *testing.T) {
 		}
 	}
 	found := map[string]string{}
+	issued := false
 	for line := range strings.Lines(w.globalLog.String()) {
-		var l struct{ Msg, Who, Request string }
+		var l struct{ Msg, Who, Request, Jti string }
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			t.Fatal(err)
 		}
 		if l.Msg == "audit" && ids[l.Who] == l.Request {
 			found[l.Who] = l.Request
 		}
+		issued = issued || l.Msg == "token issued" && l.Who == "loopback 127.0.0.1" && l.Jti == jti && l.Request != ""
+	}
+	if !issued {
+		t.Error("no line of who had the token made")
 	}
 	for who, id := range ids {
 		if found[who] != id {
