@@ -59,6 +59,8 @@ type Options struct {
 	// Nudge, if not nil, is called when someone begins to wait until zones have come to a revision: they may be told
 	// at once how far they are. It must not block.
 	Nudge func()
+	// Insights are the sums over meshes and services; nil: there are none, and their paths lead to nothing.
+	Insights Insights
 	// Limits bound bodies and objects.
 	Limits resource.Limits
 	// MaxPageItems and MaxPageBytes bound a page of a list; 0: 10,000 and 32 MiB.

@@ -23,6 +23,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/config"
 	"github.com/meridian-mesh/meridian/pkg/gateway"
+	"github.com/meridian-mesh/meridian/pkg/insight"
 	"github.com/meridian-mesh/meridian/pkg/listen"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
@@ -60,6 +61,7 @@ type Base struct {
 	Live *auth.Live
 
 	instruments *instruments
+	insights    *insight.Rollup
 	expiries    expiries
 	// sealer encrypts what the store keeps secret; nil: it keeps nothing.
 	sealer store.Sealer
@@ -105,6 +107,10 @@ func New(ctx context.Context, general config.General, st config.Store, log *slog
 	b.measure(path)
 	b.Live = auth.NewLive(Revoked(b.Store.Config()))
 	b.OnClose(func() error { b.Live.Close(); return nil })
+	if b.insights, err = insight.NewRollup(b.Store, b.Table); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	b.Set.Task("insights", b.insights.Run)
 	from := b.Store.Config().View().At()
 	b.Set.Task("credentials", func(ctx context.Context) error { return b.followCredentials(ctx, from) })
 	return b, nil
@@ -221,7 +227,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	o.Store, o.Table, o.Logger = b.Store, b.Table, b.Logger
 	o.Policy = auth.AdminPolicy{AllowFromLocalhost: c.Auth.AllowFromLocalhost, AllowRemoteWrites: c.HTTP.AllowRemoteWrites}
 	o.ReadOnly, o.Version, o.InstanceID = c.ReadOnly, v.Version, b.Instance
-	o.Sealer = b.sealer
+	o.Sealer, o.Insights = b.sealer, b.insights
 	o.Limits, o.MaxPageItems, o.MaxPageBytes, o.MaxWaits = b.ObjectLimits(), int(b.Limits.PageItems), int(b.Limits.PageBytes), int(b.Limits.Waits)
 	o.Users, o.Live = auth.NewUserAuthenticator(UserTokenKeys(b.Store.Config()), Revoked(b.Store.Config())), b.Live
 	service, err := api.New(o)

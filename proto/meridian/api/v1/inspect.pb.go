@@ -619,6 +619,431 @@ func (x *ListDataplaneOverviewsResponse) GetNext() string {
 	return ""
 }
 
+// GetMeshInsightRequest names a mesh.
+type GetMeshInsightRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMeshInsightRequest) Reset() {
+	*x = GetMeshInsightRequest{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMeshInsightRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMeshInsightRequest) ProtoMessage() {}
+
+func (x *GetMeshInsightRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMeshInsightRequest.ProtoReflect.Descriptor instead.
+func (*GetMeshInsightRequest) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GetMeshInsightRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// GetMeshInsightResponse carries one insight.
+type GetMeshInsightResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Json          []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMeshInsightResponse) Reset() {
+	*x = GetMeshInsightResponse{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMeshInsightResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMeshInsightResponse) ProtoMessage() {}
+
+func (x *GetMeshInsightResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMeshInsightResponse.ProtoReflect.Descriptor instead.
+func (*GetMeshInsightResponse) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GetMeshInsightResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+// ListMeshInsightsRequest selects one page, as ListRequest does.
+type ListMeshInsightsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Size          string                 `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	Offset        string                 `protobuf:"bytes,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMeshInsightsRequest) Reset() {
+	*x = ListMeshInsightsRequest{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMeshInsightsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMeshInsightsRequest) ProtoMessage() {}
+
+func (x *ListMeshInsightsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMeshInsightsRequest.ProtoReflect.Descriptor instead.
+func (*ListMeshInsightsRequest) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListMeshInsightsRequest) GetSize() string {
+	if x != nil {
+		return x.Size
+	}
+	return ""
+}
+
+func (x *ListMeshInsightsRequest) GetOffset() string {
+	if x != nil {
+		return x.Offset
+	}
+	return ""
+}
+
+// ListMeshInsightsResponse is one page, as ListResponse is.
+type ListMeshInsightsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Total         uint32                 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	Items         [][]byte               `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	Next          string                 `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMeshInsightsResponse) Reset() {
+	*x = ListMeshInsightsResponse{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMeshInsightsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMeshInsightsResponse) ProtoMessage() {}
+
+func (x *ListMeshInsightsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMeshInsightsResponse.ProtoReflect.Descriptor instead.
+func (*ListMeshInsightsResponse) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListMeshInsightsResponse) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *ListMeshInsightsResponse) GetItems() [][]byte {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *ListMeshInsightsResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+// GetServiceInsightRequest names a service of a mesh.
+type GetServiceInsightRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mesh          string                 `protobuf:"bytes,1,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetServiceInsightRequest) Reset() {
+	*x = GetServiceInsightRequest{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetServiceInsightRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetServiceInsightRequest) ProtoMessage() {}
+
+func (x *GetServiceInsightRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetServiceInsightRequest.ProtoReflect.Descriptor instead.
+func (*GetServiceInsightRequest) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GetServiceInsightRequest) GetMesh() string {
+	if x != nil {
+		return x.Mesh
+	}
+	return ""
+}
+
+func (x *GetServiceInsightRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// GetServiceInsightResponse carries one insight.
+type GetServiceInsightResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Json          []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetServiceInsightResponse) Reset() {
+	*x = GetServiceInsightResponse{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetServiceInsightResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetServiceInsightResponse) ProtoMessage() {}
+
+func (x *GetServiceInsightResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetServiceInsightResponse.ProtoReflect.Descriptor instead.
+func (*GetServiceInsightResponse) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GetServiceInsightResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+// ListServiceInsightsRequest selects one page, as ListRequest does.
+type ListServiceInsightsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all meshes.
+	Mesh          string `protobuf:"bytes,1,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	Size          string `protobuf:"bytes,2,opt,name=size,proto3" json:"size,omitempty"`
+	Offset        string `protobuf:"bytes,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServiceInsightsRequest) Reset() {
+	*x = ListServiceInsightsRequest{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServiceInsightsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServiceInsightsRequest) ProtoMessage() {}
+
+func (x *ListServiceInsightsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServiceInsightsRequest.ProtoReflect.Descriptor instead.
+func (*ListServiceInsightsRequest) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListServiceInsightsRequest) GetMesh() string {
+	if x != nil {
+		return x.Mesh
+	}
+	return ""
+}
+
+func (x *ListServiceInsightsRequest) GetSize() string {
+	if x != nil {
+		return x.Size
+	}
+	return ""
+}
+
+func (x *ListServiceInsightsRequest) GetOffset() string {
+	if x != nil {
+		return x.Offset
+	}
+	return ""
+}
+
+// ListServiceInsightsResponse is one page, as ListResponse is.
+type ListServiceInsightsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Total         uint32                 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	Items         [][]byte               `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	Next          string                 `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServiceInsightsResponse) Reset() {
+	*x = ListServiceInsightsResponse{}
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServiceInsightsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServiceInsightsResponse) ProtoMessage() {}
+
+func (x *ListServiceInsightsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServiceInsightsResponse.ProtoReflect.Descriptor instead.
+func (*ListServiceInsightsResponse) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListServiceInsightsResponse) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *ListServiceInsightsResponse) GetItems() [][]byte {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *ListServiceInsightsResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
 // ListRejectionsRequest selects one page.
 type ListRejectionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -632,7 +1057,7 @@ type ListRejectionsRequest struct {
 
 func (x *ListRejectionsRequest) Reset() {
 	*x = ListRejectionsRequest{}
-	mi := &file_meridian_api_v1_inspect_proto_msgTypes[11]
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +1069,7 @@ func (x *ListRejectionsRequest) String() string {
 func (*ListRejectionsRequest) ProtoMessage() {}
 
 func (x *ListRejectionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meridian_api_v1_inspect_proto_msgTypes[11]
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +1082,7 @@ func (x *ListRejectionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRejectionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRejectionsRequest) Descriptor() ([]byte, []int) {
-	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{11}
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListRejectionsRequest) GetMesh() string {
@@ -693,7 +1118,7 @@ type ListRejectionsResponse struct {
 
 func (x *ListRejectionsResponse) Reset() {
 	*x = ListRejectionsResponse{}
-	mi := &file_meridian_api_v1_inspect_proto_msgTypes[12]
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +1130,7 @@ func (x *ListRejectionsResponse) String() string {
 func (*ListRejectionsResponse) ProtoMessage() {}
 
 func (x *ListRejectionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_meridian_api_v1_inspect_proto_msgTypes[12]
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +1143,7 @@ func (x *ListRejectionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRejectionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRejectionsResponse) Descriptor() ([]byte, []int) {
-	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{12}
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListRejectionsResponse) GetTotal() uint32 {
@@ -771,7 +1196,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_meridian_api_v1_inspect_proto_msgTypes[13]
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +1208,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_meridian_api_v1_inspect_proto_msgTypes[13]
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +1221,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{13}
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Rejection) GetType() string {
@@ -899,7 +1324,7 @@ type ResourceStatus struct {
 
 func (x *ResourceStatus) Reset() {
 	*x = ResourceStatus{}
-	mi := &file_meridian_api_v1_inspect_proto_msgTypes[14]
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1336,7 @@ func (x *ResourceStatus) String() string {
 func (*ResourceStatus) ProtoMessage() {}
 
 func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_meridian_api_v1_inspect_proto_msgTypes[14]
+	mi := &file_meridian_api_v1_inspect_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1349,7 @@ func (x *ResourceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceStatus.ProtoReflect.Descriptor instead.
 func (*ResourceStatus) Descriptor() ([]byte, []int) {
-	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{14}
+	return file_meridian_api_v1_inspect_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResourceStatus) GetRevision() uint64 {
@@ -987,6 +1412,30 @@ const file_meridian_api_v1_inspect_proto_rawDesc = "" +
 	"\x1eListDataplaneOverviewsResponse\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\rR\x05total\x12\x14\n" +
 	"\x05items\x18\x02 \x03(\fR\x05items\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\tR\x04next\"+\n" +
+	"\x15GetMeshInsightRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\",\n" +
+	"\x16GetMeshInsightResponse\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"E\n" +
+	"\x17ListMeshInsightsRequest\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\tR\x04size\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\tR\x06offset\"Z\n" +
+	"\x18ListMeshInsightsResponse\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\rR\x05total\x12\x14\n" +
+	"\x05items\x18\x02 \x03(\fR\x05items\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\tR\x04next\"B\n" +
+	"\x18GetServiceInsightRequest\x12\x12\n" +
+	"\x04mesh\x18\x01 \x01(\tR\x04mesh\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"/\n" +
+	"\x19GetServiceInsightResponse\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"\\\n" +
+	"\x1aListServiceInsightsRequest\x12\x12\n" +
+	"\x04mesh\x18\x01 \x01(\tR\x04mesh\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\tR\x04size\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\tR\x06offset\"]\n" +
+	"\x1bListServiceInsightsResponse\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\rR\x05total\x12\x14\n" +
+	"\x05items\x18\x02 \x03(\fR\x05items\x12\x12\n" +
 	"\x04next\x18\x03 \x01(\tR\x04next\"W\n" +
 	"\x15ListRejectionsRequest\x12\x12\n" +
 	"\x04mesh\x18\x01 \x01(\tR\x04mesh\x12\x12\n" +
@@ -1015,13 +1464,17 @@ const file_meridian_api_v1_inspect_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12:\n" +
 	"\n" +
 	"rejections\x18\x03 \x03(\v2\x1a.meridian.api.v1.RejectionR\n" +
-	"rejections2\xf5\x05\n" +
+	"rejections2\x9f\t\n" +
 	"\x0eInspectService\x12a\n" +
 	"\x0eListZoneStatus\x12&.meridian.api.v1.ListZoneStatusRequest\x1a'.meridian.api.v1.ListZoneStatusResponse\x12d\n" +
 	"\x0fGetZoneOverview\x12'.meridian.api.v1.GetZoneOverviewRequest\x1a(.meridian.api.v1.GetZoneOverviewResponse\x12j\n" +
 	"\x11ListZoneOverviews\x12).meridian.api.v1.ListZoneOverviewsRequest\x1a*.meridian.api.v1.ListZoneOverviewsResponse\x12s\n" +
 	"\x14GetDataplaneOverview\x12,.meridian.api.v1.GetDataplaneOverviewRequest\x1a-.meridian.api.v1.GetDataplaneOverviewResponse\x12y\n" +
 	"\x16ListDataplaneOverviews\x12..meridian.api.v1.ListDataplaneOverviewsRequest\x1a/.meridian.api.v1.ListDataplaneOverviewsResponse\x12a\n" +
+	"\x0eGetMeshInsight\x12&.meridian.api.v1.GetMeshInsightRequest\x1a'.meridian.api.v1.GetMeshInsightResponse\x12g\n" +
+	"\x10ListMeshInsights\x12(.meridian.api.v1.ListMeshInsightsRequest\x1a).meridian.api.v1.ListMeshInsightsResponse\x12j\n" +
+	"\x11GetServiceInsight\x12).meridian.api.v1.GetServiceInsightRequest\x1a*.meridian.api.v1.GetServiceInsightResponse\x12p\n" +
+	"\x13ListServiceInsights\x12+.meridian.api.v1.ListServiceInsightsRequest\x1a,.meridian.api.v1.ListServiceInsightsResponse\x12a\n" +
 	"\x0eListRejections\x12&.meridian.api.v1.ListRejectionsRequest\x1a'.meridian.api.v1.ListRejectionsResponse\x12[\n" +
 	"\fGetPositions\x12$.meridian.api.v1.GetPositionsRequest\x1a%.meridian.api.v1.GetPositionsResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
 
@@ -1037,7 +1490,7 @@ func file_meridian_api_v1_inspect_proto_rawDescGZIP() []byte {
 	return file_meridian_api_v1_inspect_proto_rawDescData
 }
 
-var file_meridian_api_v1_inspect_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_meridian_api_v1_inspect_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_meridian_api_v1_inspect_proto_goTypes = []any{
 	(*ListZoneStatusRequest)(nil),          // 0: meridian.api.v1.ListZoneStatusRequest
 	(*ListZoneStatusResponse)(nil),         // 1: meridian.api.v1.ListZoneStatusResponse
@@ -1050,35 +1503,51 @@ var file_meridian_api_v1_inspect_proto_goTypes = []any{
 	(*GetDataplaneOverviewResponse)(nil),   // 8: meridian.api.v1.GetDataplaneOverviewResponse
 	(*ListDataplaneOverviewsRequest)(nil),  // 9: meridian.api.v1.ListDataplaneOverviewsRequest
 	(*ListDataplaneOverviewsResponse)(nil), // 10: meridian.api.v1.ListDataplaneOverviewsResponse
-	(*ListRejectionsRequest)(nil),          // 11: meridian.api.v1.ListRejectionsRequest
-	(*ListRejectionsResponse)(nil),         // 12: meridian.api.v1.ListRejectionsResponse
-	(*Rejection)(nil),                      // 13: meridian.api.v1.Rejection
-	(*ResourceStatus)(nil),                 // 14: meridian.api.v1.ResourceStatus
-	(*timestamppb.Timestamp)(nil),          // 15: google.protobuf.Timestamp
-	(*GetPositionsRequest)(nil),            // 16: meridian.api.v1.GetPositionsRequest
-	(*GetPositionsResponse)(nil),           // 17: meridian.api.v1.GetPositionsResponse
+	(*GetMeshInsightRequest)(nil),          // 11: meridian.api.v1.GetMeshInsightRequest
+	(*GetMeshInsightResponse)(nil),         // 12: meridian.api.v1.GetMeshInsightResponse
+	(*ListMeshInsightsRequest)(nil),        // 13: meridian.api.v1.ListMeshInsightsRequest
+	(*ListMeshInsightsResponse)(nil),       // 14: meridian.api.v1.ListMeshInsightsResponse
+	(*GetServiceInsightRequest)(nil),       // 15: meridian.api.v1.GetServiceInsightRequest
+	(*GetServiceInsightResponse)(nil),      // 16: meridian.api.v1.GetServiceInsightResponse
+	(*ListServiceInsightsRequest)(nil),     // 17: meridian.api.v1.ListServiceInsightsRequest
+	(*ListServiceInsightsResponse)(nil),    // 18: meridian.api.v1.ListServiceInsightsResponse
+	(*ListRejectionsRequest)(nil),          // 19: meridian.api.v1.ListRejectionsRequest
+	(*ListRejectionsResponse)(nil),         // 20: meridian.api.v1.ListRejectionsResponse
+	(*Rejection)(nil),                      // 21: meridian.api.v1.Rejection
+	(*ResourceStatus)(nil),                 // 22: meridian.api.v1.ResourceStatus
+	(*timestamppb.Timestamp)(nil),          // 23: google.protobuf.Timestamp
+	(*GetPositionsRequest)(nil),            // 24: meridian.api.v1.GetPositionsRequest
+	(*GetPositionsResponse)(nil),           // 25: meridian.api.v1.GetPositionsResponse
 }
 var file_meridian_api_v1_inspect_proto_depIdxs = []int32{
 	2,  // 0: meridian.api.v1.ListZoneStatusResponse.zones:type_name -> meridian.api.v1.ZoneStatus
-	13, // 1: meridian.api.v1.ListRejectionsResponse.items:type_name -> meridian.api.v1.Rejection
-	15, // 2: meridian.api.v1.Rejection.last:type_name -> google.protobuf.Timestamp
-	13, // 3: meridian.api.v1.ResourceStatus.rejections:type_name -> meridian.api.v1.Rejection
+	21, // 1: meridian.api.v1.ListRejectionsResponse.items:type_name -> meridian.api.v1.Rejection
+	23, // 2: meridian.api.v1.Rejection.last:type_name -> google.protobuf.Timestamp
+	21, // 3: meridian.api.v1.ResourceStatus.rejections:type_name -> meridian.api.v1.Rejection
 	0,  // 4: meridian.api.v1.InspectService.ListZoneStatus:input_type -> meridian.api.v1.ListZoneStatusRequest
 	3,  // 5: meridian.api.v1.InspectService.GetZoneOverview:input_type -> meridian.api.v1.GetZoneOverviewRequest
 	5,  // 6: meridian.api.v1.InspectService.ListZoneOverviews:input_type -> meridian.api.v1.ListZoneOverviewsRequest
 	7,  // 7: meridian.api.v1.InspectService.GetDataplaneOverview:input_type -> meridian.api.v1.GetDataplaneOverviewRequest
 	9,  // 8: meridian.api.v1.InspectService.ListDataplaneOverviews:input_type -> meridian.api.v1.ListDataplaneOverviewsRequest
-	11, // 9: meridian.api.v1.InspectService.ListRejections:input_type -> meridian.api.v1.ListRejectionsRequest
-	16, // 10: meridian.api.v1.InspectService.GetPositions:input_type -> meridian.api.v1.GetPositionsRequest
-	1,  // 11: meridian.api.v1.InspectService.ListZoneStatus:output_type -> meridian.api.v1.ListZoneStatusResponse
-	4,  // 12: meridian.api.v1.InspectService.GetZoneOverview:output_type -> meridian.api.v1.GetZoneOverviewResponse
-	6,  // 13: meridian.api.v1.InspectService.ListZoneOverviews:output_type -> meridian.api.v1.ListZoneOverviewsResponse
-	8,  // 14: meridian.api.v1.InspectService.GetDataplaneOverview:output_type -> meridian.api.v1.GetDataplaneOverviewResponse
-	10, // 15: meridian.api.v1.InspectService.ListDataplaneOverviews:output_type -> meridian.api.v1.ListDataplaneOverviewsResponse
-	12, // 16: meridian.api.v1.InspectService.ListRejections:output_type -> meridian.api.v1.ListRejectionsResponse
-	17, // 17: meridian.api.v1.InspectService.GetPositions:output_type -> meridian.api.v1.GetPositionsResponse
-	11, // [11:18] is the sub-list for method output_type
-	4,  // [4:11] is the sub-list for method input_type
+	11, // 9: meridian.api.v1.InspectService.GetMeshInsight:input_type -> meridian.api.v1.GetMeshInsightRequest
+	13, // 10: meridian.api.v1.InspectService.ListMeshInsights:input_type -> meridian.api.v1.ListMeshInsightsRequest
+	15, // 11: meridian.api.v1.InspectService.GetServiceInsight:input_type -> meridian.api.v1.GetServiceInsightRequest
+	17, // 12: meridian.api.v1.InspectService.ListServiceInsights:input_type -> meridian.api.v1.ListServiceInsightsRequest
+	19, // 13: meridian.api.v1.InspectService.ListRejections:input_type -> meridian.api.v1.ListRejectionsRequest
+	24, // 14: meridian.api.v1.InspectService.GetPositions:input_type -> meridian.api.v1.GetPositionsRequest
+	1,  // 15: meridian.api.v1.InspectService.ListZoneStatus:output_type -> meridian.api.v1.ListZoneStatusResponse
+	4,  // 16: meridian.api.v1.InspectService.GetZoneOverview:output_type -> meridian.api.v1.GetZoneOverviewResponse
+	6,  // 17: meridian.api.v1.InspectService.ListZoneOverviews:output_type -> meridian.api.v1.ListZoneOverviewsResponse
+	8,  // 18: meridian.api.v1.InspectService.GetDataplaneOverview:output_type -> meridian.api.v1.GetDataplaneOverviewResponse
+	10, // 19: meridian.api.v1.InspectService.ListDataplaneOverviews:output_type -> meridian.api.v1.ListDataplaneOverviewsResponse
+	12, // 20: meridian.api.v1.InspectService.GetMeshInsight:output_type -> meridian.api.v1.GetMeshInsightResponse
+	14, // 21: meridian.api.v1.InspectService.ListMeshInsights:output_type -> meridian.api.v1.ListMeshInsightsResponse
+	16, // 22: meridian.api.v1.InspectService.GetServiceInsight:output_type -> meridian.api.v1.GetServiceInsightResponse
+	18, // 23: meridian.api.v1.InspectService.ListServiceInsights:output_type -> meridian.api.v1.ListServiceInsightsResponse
+	20, // 24: meridian.api.v1.InspectService.ListRejections:output_type -> meridian.api.v1.ListRejectionsResponse
+	25, // 25: meridian.api.v1.InspectService.GetPositions:output_type -> meridian.api.v1.GetPositionsResponse
+	15, // [15:26] is the sub-list for method output_type
+	4,  // [4:15] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1096,7 +1565,7 @@ func file_meridian_api_v1_inspect_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meridian_api_v1_inspect_proto_rawDesc), len(file_meridian_api_v1_inspect_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

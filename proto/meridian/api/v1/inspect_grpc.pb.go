@@ -24,6 +24,10 @@ const (
 	InspectService_ListZoneOverviews_FullMethodName      = "/meridian.api.v1.InspectService/ListZoneOverviews"
 	InspectService_GetDataplaneOverview_FullMethodName   = "/meridian.api.v1.InspectService/GetDataplaneOverview"
 	InspectService_ListDataplaneOverviews_FullMethodName = "/meridian.api.v1.InspectService/ListDataplaneOverviews"
+	InspectService_GetMeshInsight_FullMethodName         = "/meridian.api.v1.InspectService/GetMeshInsight"
+	InspectService_ListMeshInsights_FullMethodName       = "/meridian.api.v1.InspectService/ListMeshInsights"
+	InspectService_GetServiceInsight_FullMethodName      = "/meridian.api.v1.InspectService/GetServiceInsight"
+	InspectService_ListServiceInsights_FullMethodName    = "/meridian.api.v1.InspectService/ListServiceInsights"
 	InspectService_ListRejections_FullMethodName         = "/meridian.api.v1.InspectService/ListRejections"
 	InspectService_GetPositions_FullMethodName           = "/meridian.api.v1.InspectService/GetPositions"
 )
@@ -44,6 +48,14 @@ type InspectServiceClient interface {
 	GetDataplaneOverview(ctx context.Context, in *GetDataplaneOverviewRequest, opts ...grpc.CallOption) (*GetDataplaneOverviewResponse, error)
 	// ListDataplaneOverviews is GetDataplaneOverview for the dataplanes of one mesh or of all.
 	ListDataplaneOverviews(ctx context.Context, in *ListDataplaneOverviewsRequest, opts ...grpc.CallOption) (*ListDataplaneOverviewsResponse, error)
+	// GetMeshInsight sums up what was observed in a mesh.
+	GetMeshInsight(ctx context.Context, in *GetMeshInsightRequest, opts ...grpc.CallOption) (*GetMeshInsightResponse, error)
+	// ListMeshInsights is GetMeshInsight for all meshes.
+	ListMeshInsights(ctx context.Context, in *ListMeshInsightsRequest, opts ...grpc.CallOption) (*ListMeshInsightsResponse, error)
+	// GetServiceInsight sums up what was observed of the proxies of a service.
+	GetServiceInsight(ctx context.Context, in *GetServiceInsightRequest, opts ...grpc.CallOption) (*GetServiceInsightResponse, error)
+	// ListServiceInsights is GetServiceInsight for all services of one mesh or of all that have a proxy.
+	ListServiceInsights(ctx context.Context, in *ListServiceInsightsRequest, opts ...grpc.CallOption) (*ListServiceInsightsResponse, error)
 	// ListRejections lists what control planes and proxies refused.
 	ListRejections(ctx context.Context, in *ListRejectionsRequest, opts ...grpc.CallOption) (*ListRejectionsResponse, error)
 	// GetPositions tells whether a revision is live everywhere, and waits for it if asked to.
@@ -108,6 +120,46 @@ func (c *inspectServiceClient) ListDataplaneOverviews(ctx context.Context, in *L
 	return out, nil
 }
 
+func (c *inspectServiceClient) GetMeshInsight(ctx context.Context, in *GetMeshInsightRequest, opts ...grpc.CallOption) (*GetMeshInsightResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMeshInsightResponse)
+	err := c.cc.Invoke(ctx, InspectService_GetMeshInsight_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *inspectServiceClient) ListMeshInsights(ctx context.Context, in *ListMeshInsightsRequest, opts ...grpc.CallOption) (*ListMeshInsightsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMeshInsightsResponse)
+	err := c.cc.Invoke(ctx, InspectService_ListMeshInsights_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *inspectServiceClient) GetServiceInsight(ctx context.Context, in *GetServiceInsightRequest, opts ...grpc.CallOption) (*GetServiceInsightResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetServiceInsightResponse)
+	err := c.cc.Invoke(ctx, InspectService_GetServiceInsight_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *inspectServiceClient) ListServiceInsights(ctx context.Context, in *ListServiceInsightsRequest, opts ...grpc.CallOption) (*ListServiceInsightsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListServiceInsightsResponse)
+	err := c.cc.Invoke(ctx, InspectService_ListServiceInsights_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *inspectServiceClient) ListRejections(ctx context.Context, in *ListRejectionsRequest, opts ...grpc.CallOption) (*ListRejectionsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListRejectionsResponse)
@@ -144,6 +196,14 @@ type InspectServiceServer interface {
 	GetDataplaneOverview(context.Context, *GetDataplaneOverviewRequest) (*GetDataplaneOverviewResponse, error)
 	// ListDataplaneOverviews is GetDataplaneOverview for the dataplanes of one mesh or of all.
 	ListDataplaneOverviews(context.Context, *ListDataplaneOverviewsRequest) (*ListDataplaneOverviewsResponse, error)
+	// GetMeshInsight sums up what was observed in a mesh.
+	GetMeshInsight(context.Context, *GetMeshInsightRequest) (*GetMeshInsightResponse, error)
+	// ListMeshInsights is GetMeshInsight for all meshes.
+	ListMeshInsights(context.Context, *ListMeshInsightsRequest) (*ListMeshInsightsResponse, error)
+	// GetServiceInsight sums up what was observed of the proxies of a service.
+	GetServiceInsight(context.Context, *GetServiceInsightRequest) (*GetServiceInsightResponse, error)
+	// ListServiceInsights is GetServiceInsight for all services of one mesh or of all that have a proxy.
+	ListServiceInsights(context.Context, *ListServiceInsightsRequest) (*ListServiceInsightsResponse, error)
 	// ListRejections lists what control planes and proxies refused.
 	ListRejections(context.Context, *ListRejectionsRequest) (*ListRejectionsResponse, error)
 	// GetPositions tells whether a revision is live everywhere, and waits for it if asked to.
@@ -172,6 +232,18 @@ func (UnimplementedInspectServiceServer) GetDataplaneOverview(context.Context, *
 }
 func (UnimplementedInspectServiceServer) ListDataplaneOverviews(context.Context, *ListDataplaneOverviewsRequest) (*ListDataplaneOverviewsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDataplaneOverviews not implemented")
+}
+func (UnimplementedInspectServiceServer) GetMeshInsight(context.Context, *GetMeshInsightRequest) (*GetMeshInsightResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMeshInsight not implemented")
+}
+func (UnimplementedInspectServiceServer) ListMeshInsights(context.Context, *ListMeshInsightsRequest) (*ListMeshInsightsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMeshInsights not implemented")
+}
+func (UnimplementedInspectServiceServer) GetServiceInsight(context.Context, *GetServiceInsightRequest) (*GetServiceInsightResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetServiceInsight not implemented")
+}
+func (UnimplementedInspectServiceServer) ListServiceInsights(context.Context, *ListServiceInsightsRequest) (*ListServiceInsightsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListServiceInsights not implemented")
 }
 func (UnimplementedInspectServiceServer) ListRejections(context.Context, *ListRejectionsRequest) (*ListRejectionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRejections not implemented")
@@ -290,6 +362,78 @@ func _InspectService_ListDataplaneOverviews_Handler(srv interface{}, ctx context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _InspectService_GetMeshInsight_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMeshInsightRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InspectServiceServer).GetMeshInsight(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InspectService_GetMeshInsight_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InspectServiceServer).GetMeshInsight(ctx, req.(*GetMeshInsightRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _InspectService_ListMeshInsights_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMeshInsightsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InspectServiceServer).ListMeshInsights(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InspectService_ListMeshInsights_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InspectServiceServer).ListMeshInsights(ctx, req.(*ListMeshInsightsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _InspectService_GetServiceInsight_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetServiceInsightRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InspectServiceServer).GetServiceInsight(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InspectService_GetServiceInsight_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InspectServiceServer).GetServiceInsight(ctx, req.(*GetServiceInsightRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _InspectService_ListServiceInsights_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListServiceInsightsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InspectServiceServer).ListServiceInsights(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InspectService_ListServiceInsights_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InspectServiceServer).ListServiceInsights(ctx, req.(*ListServiceInsightsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _InspectService_ListRejections_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListRejectionsRequest)
 	if err := dec(in); err != nil {
@@ -352,6 +496,22 @@ var InspectService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListDataplaneOverviews",
 			Handler:    _InspectService_ListDataplaneOverviews_Handler,
+		},
+		{
+			MethodName: "GetMeshInsight",
+			Handler:    _InspectService_GetMeshInsight_Handler,
+		},
+		{
+			MethodName: "ListMeshInsights",
+			Handler:    _InspectService_ListMeshInsights_Handler,
+		},
+		{
+			MethodName: "GetServiceInsight",
+			Handler:    _InspectService_GetServiceInsight_Handler,
+		},
+		{
+			MethodName: "ListServiceInsights",
+			Handler:    _InspectService_ListServiceInsights_Handler,
 		},
 		{
 			MethodName: "ListRejections",
