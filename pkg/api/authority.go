@@ -26,6 +26,8 @@ type authorities struct {
 	now func() time.Time
 	// readsFiles says whether the writer may let the control plane read its files.
 	readsFiles bool
+	// dry says that nothing will be stored: no CA is made.
+	dry bool
 
 	made map[string]authority
 }
@@ -63,6 +65,9 @@ func (a *authorities) builtin(ctx context.Context, config store.View, mesh strin
 		key, hasKey := config.Get(keyAt.Secret)
 		if hasCert && hasKey {
 			b.Guards = append(b.Guards, store.Exists(certAt.Secret), store.Exists(keyAt.Secret))
+			continue
+		}
+		if a.dry {
 			continue
 		}
 		made, err := a.make(ctx, mesh, backend)
@@ -176,9 +181,9 @@ func (a *authorities) provided(config store.View, mesh, path string, backend *me
 
 // upholds refuses bytes in a secret that would leave its mesh without the usable CA that it has: everything that
 // the mesh carries rests on it. A CA that is not usable as it is may be mended half by half.
-func (p *put) upholds(config store.View, b *store.Batch) (resource.Violations, error) {
+func (p *put) upholds(st state, b *store.Batch) (resource.Violations, error) {
 	meshKey := resource.Key{Kind: resource.KindMesh, Name: p.key.Scope}
-	o, ok := config.Get(meshKey)
+	o, ok := st.after.Get(meshKey)
 	if !ok {
 		return nil, nil
 	}
@@ -206,15 +211,12 @@ func (p *put) upholds(config store.View, b *store.Batch) (resource.Violations, e
 		_, err = ca.Parse(cert, key)
 		return err
 	}
-	if unusable(config.Get) != nil {
+	if unusable(st.before.Get) != nil {
 		return nil, nil
 	}
 	b.Guards = append(b.Guards, store.AtRevision(meshKey, o.Revision))
 	err = unusable(func(k resource.Key) (*resource.Object, bool) {
-		if k == p.key {
-			return &resource.Object{Key: k, Spec: p.spec}, true
-		}
-		other, ok := config.Get(k)
+		other, ok := st.after.Get(k)
 		if ok {
 			b.Guards = append(b.Guards, store.AtRevision(k, other.Revision))
 		}

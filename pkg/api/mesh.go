@@ -22,7 +22,7 @@ const (
 type meshKeys struct{ dataplane, envoyAdmin []byte }
 
 // mesh adds what goes with the write of a mesh.
-func (p *put) mesh(ctx context.Context, config store.View, old *resource.Object, d *decision, title string) error {
+func (p *put) mesh(ctx context.Context, st state, old *resource.Object, d *decision, title string) error {
 	now := p.message.(*meshv1.Mesh)
 	if old != nil {
 		before, err := resource.Decode[meshv1.Mesh](old)
@@ -33,14 +33,14 @@ func (p *put) mesh(ctx context.Context, config store.View, old *resource.Object,
 			return invalid(title, detailsInvalid, v)
 		}
 	}
-	v, err := p.authorities.of(ctx, config, p.key.Name, now, &d.config)
+	v, err := p.authorities.of(ctx, st.after, p.key.Name, now, &d.config)
 	if err != nil {
 		return err
 	}
 	if len(v) > 0 {
 		return invalid(title, detailsInvalid, v)
 	}
-	if old != nil {
+	if old != nil || p.dry {
 		return nil
 	}
 	if p.keys == nil {
@@ -48,7 +48,7 @@ func (p *put) mesh(ctx context.Context, config store.View, old *resource.Object,
 			return err
 		}
 	}
-	born, err := birth(p.key.Name, p.keys)
+	born, err := birth(p.key.Name, p.keys, st.after)
 	if err != nil {
 		return err
 	}
@@ -68,41 +68,50 @@ func newMeshKeys() (*meshKeys, error) {
 	return &meshKeys{dataplane, envoyAdmin}, nil
 }
 
-// birth is what a new mesh brings with it.
-func birth(mesh string, keys *meshKeys) ([]store.Put, error) {
+// birth is what a new mesh brings with it, but for what is written beside it.
+func birth(mesh string, keys *meshKeys, beside *overlay) ([]store.Put, error) {
 	var puts []store.Put
 	for _, d := range resource.MeshDefaults(mesh) {
+		if beside.touches(resource.Key{Kind: d.Kind, Scope: mesh, Name: d.Name}) {
+			continue
+		}
 		spec, err := resource.Encode(d.Spec)
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: %w", d.Kind, d.Name, err)
 		}
 		puts = append(puts, store.Put{Key: resource.Key{Kind: d.Kind, Scope: mesh, Name: d.Name}, Spec: spec})
 	}
-	signing, _, err := dataplaneKeys(mesh).puts(1, keys.dataplane)
-	if err != nil {
-		return nil, err
+	if ring := dataplaneKeys(mesh); !beside.touches(ring.secret(1)) {
+		signing, _, err := ring.puts(1, keys.dataplane)
+		if err != nil {
+			return nil, err
+		}
+		puts = append(puts, signing...)
 	}
-	admin, err := secretPut(resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: envoyAdminKeyPrefix + mesh}, keys.envoyAdmin)
-	if err != nil {
-		return nil, err
+	if key := (resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: envoyAdminKeyPrefix + mesh}); !beside.touches(key) {
+		admin, err := secretPut(key, keys.envoyAdmin)
+		if err != nil {
+			return nil, err
+		}
+		puts = append(puts, admin)
 	}
-	return append(append(puts, signing...), admin), nil
+	return puts, nil
 }
 
 // secret lets the public half of a signing key follow the write of its secret. Bytes that are no key have none:
 // no token can be signed with them, nor verified.
-func (p *put) secret(config store.View, old *resource.Object, d *decision) error {
+func (p *put) secret(st state, old *resource.Object, d *decision) error {
 	key, err := auth.ParseSigningKey(p.message.(*systemv1.Secret).GetData().GetValue())
 	if err != nil {
 		key = nil
 	}
-	return moved(config, p.key, old, key, d)
+	return moved(st.after, p.key, old, key, d)
 }
 
 // deleteSecret refuses a secret that mutual TLS rests on, and takes a signing key's public half along.
-func deleteSecret(config store.View, old *resource.Object, d *decision) error {
+func deleteSecret(st state, old *resource.Object, d *decision) error {
 	meshKey := resource.Key{Kind: resource.KindMesh, Name: old.Key.Scope}
-	if o, ok := config.Get(meshKey); ok {
+	if o, ok := st.after.Get(meshKey); ok {
 		mesh, err := resource.Decode[meshv1.Mesh](o)
 		if err != nil {
 			return err
@@ -120,23 +129,24 @@ func deleteSecret(config store.View, old *resource.Object, d *decision) error {
 		}
 		d.config.Guards = append(d.config.Guards, store.AtRevision(meshKey, o.Revision))
 	}
-	return moved(config, old.Key, old, nil, d)
+	return moved(st.after, old.Key, old, nil, d)
 }
 
 // deleteMesh lets a mesh go with all that it holds, unless it still has dataplanes.
-func deleteMesh(config store.View, key resource.Key, d *decision) error {
+func deleteMesh(st state, key resource.Key, d *decision) error {
 	dataplanes := store.InScope(resource.KindDataplane, key.Name)
-	if n := config.Count(dataplanes); n > 0 {
+	if n := st.after.Count(dataplanes); n > 0 {
 		return invalid(titleDelete, detailsInvalid, resource.Violations{{Field: "mesh", Message: fmt.Sprintf("unable to delete mesh, there are still %d dataplanes attached", n)}})
 	}
 	d.config.Guards = append(d.config.Guards, store.NoneIn(dataplanes))
-	d.config.DeleteScopes = []string{key.Name}
-	d.status.DeleteScopes = []string{key.Name}
+	d.config.DeleteScopes = append(d.config.DeleteScopes, key.Name)
+	d.status.DeleteScopes = append(d.status.DeleteScopes, key.Name)
 	return nil
 }
 
 // deleteZone lets a zone go with all that came from it, unless it has a session.
-func deleteZone(config, observed store.View, key resource.Key, d *decision) error {
+func deleteZone(st state, key resource.Key, d *decision) error {
+	config, observed := st.before, st.observed
 	insight := resource.Key{Kind: resource.KindZoneInsight, Name: key.Name}
 	if o, ok := observed.Get(insight); ok {
 		in, err := resource.Decode[systemv1.ZoneInsight](o)
@@ -152,12 +162,11 @@ func deleteZone(config, observed store.View, key resource.Key, d *decision) erro
 	d.config.Deletes = append(d.config.Deletes, bornIn(config, origin)...)
 	d.status.Deletes = append(d.status.Deletes, bornIn(observed, origin)...)
 	// What the zone had sent is gone, so that it must send all of it again if it comes back.
-	forget := &store.CursorMove{Peer: key.Name}
 	if _, ok := config.Cursor(key.Name); ok {
-		d.config.Cursor = forget
+		d.config.Forget = append(d.config.Forget, key.Name)
 	}
 	if _, ok := observed.Cursor(key.Name); ok {
-		d.status.Cursor = forget
+		d.status.Forget = append(d.status.Forget, key.Name)
 	}
 	return nil
 }
@@ -205,7 +214,7 @@ func (s *Service) EnsureDefaultMesh(ctx context.Context, spec []byte) error {
 		if _, found := config.Get(key); found {
 			return decision{}, errThere
 		}
-		return p.decide(ctx, config, observed)
+		return alone(ctx, config, observed, p)
 	})
 	if err != nil && !errors.Is(err, errThere) {
 		return fmt.Errorf("make the mesh %q: %w", defaultMesh, err)

@@ -29,6 +29,7 @@ func (s *Service) Get(ctx context.Context, req *apiv1.GetRequest) (*apiv1.GetRes
 	if !ok {
 		return nil, notFound(titleGet)
 	}
+	revision := o.Revision
 	if o, err = x.services.complete(o); err != nil {
 		return nil, s.storeError(err, titleGet)
 	}
@@ -44,7 +45,7 @@ func (s *Service) Get(ctx context.Context, req *apiv1.GetRequest) (*apiv1.GetRes
 	if err != nil {
 		return nil, s.storeError(err, titleGet)
 	}
-	return &apiv1.GetResponse{Json: b}, nil
+	return &apiv1.GetResponse{Json: b, Revision: uint64(revision)}, nil
 }
 
 // List implements the ResourceService.

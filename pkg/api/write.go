@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"mime"
@@ -30,9 +31,136 @@ const caInfix = ".ca-"
 
 // decision is what a write does: a batch of the config log, and what follows in the status log.
 type decision struct {
-	config  store.Batch
-	status  store.Batch
-	created bool
+	config store.Batch
+	status store.Batch
+	// results has one for each change, in their order.
+	results []result
+}
+
+// result is what becomes of one resource.
+type result uint8
+
+const (
+	created result = iota + 1
+	updated
+	unchanged
+	deleted
+)
+
+// String is the name that the answer of a batch has for it.
+func (r result) String() string {
+	return [...]string{"", "created", "updated", "unchanged", "deleted"}[r]
+}
+
+// change is one resource that is to be put or deleted. It is decided perhaps several times.
+type change interface {
+	target() resource.Key
+	// becomes is the object after the change, nil if it is deleted. old is the one before, nil if there is none.
+	becomes(old *resource.Object) *resource.Object
+	// decide adds to a decision what the change does, follows from, and has read of other resources. What it has read
+	// of its own, decideAll guards.
+	decide(ctx context.Context, st state, d *decision) (result, error)
+}
+
+// state is what changes are decided on.
+type state struct {
+	// before is the state that they meet, after the one that they make, as far as they name it.
+	before   store.View
+	after    *overlay
+	observed store.View
+}
+
+// decideAll decides changes on the state after all of them, so that their order means nothing. No two have the same
+// key. exactly says whether what is there of each must be what was read, when they are committed, or there at all.
+// wrong is told what is wrong with each: it may give an error to go on with the next, or return one.
+func decideAll(ctx context.Context, config, observed store.View, changes []change, exactly bool, wrong func(i int, err error) error) (decision, error) {
+	st := state{before: config, after: over(config, changes), observed: observed}
+	var d decision
+	for i, c := range changes {
+		r, err := c.decide(ctx, st, &d)
+		if err != nil {
+			if err := wrong(i, err); err != nil {
+				return d, err
+			}
+		}
+		d.results = append(d.results, r)
+	}
+	// What was read of a key that is itself written counts as it will be, not as it must be before.
+	d.config.Guards = slices.DeleteFunc(d.config.Guards, func(g store.Guard) bool { return g.None == nil && st.after.touches(g.Key) })
+	seen := make(map[store.Guard]bool, len(d.config.Guards))
+	d.config.Guards = slices.DeleteFunc(d.config.Guards, func(g store.Guard) bool {
+		twice := seen[g]
+		seen[g] = true
+		return twice
+	})
+	for _, c := range changes {
+		k := c.target()
+		old, found := config.Get(k)
+		switch {
+		case !found:
+			d.config.Guards = append(d.config.Guards, store.AtRevision(k, 0))
+		case exactly || exact(c):
+			d.config.Guards = append(d.config.Guards, store.AtRevision(k, old.Revision))
+		default:
+			d.config.Guards = append(d.config.Guards, store.Exists(k))
+		}
+	}
+	return d, nil
+}
+
+// exact says whether a change is decided by what its resource is, not only by whether it is there.
+func exact(c change) bool {
+	if _, put := c.(*put); !put {
+		return true
+	}
+	switch c.target().Kind {
+	case resource.KindMesh, resource.KindSecret, resource.KindGlobalSecret:
+		return true
+	}
+	return false
+}
+
+// alone decides one change.
+func alone(ctx context.Context, config, observed store.View, c change) (decision, error) {
+	return decideAll(ctx, config, observed, []change{c}, false, func(_ int, err error) error { return err })
+}
+
+// conditional decides one change if its conditions hold.
+func (s *Service) conditional(ctx context.Context, title string, dry bool, c change, when conditions) (decision, resource.Revision, error) {
+	return s.perform(ctx, title, dry, func(config, observed store.View) (decision, error) {
+		old, _ := config.Get(c.target())
+		if _, isDrop := c.(*drop); isDrop && old == nil {
+			return decision{}, notFound(titleDelete)
+		}
+		var guard store.Batch
+		if err := when.check(title, c.target(), old, &guard); err != nil {
+			return decision{}, err
+		}
+		d, err := alone(ctx, config, observed, c)
+		d.config.Guards = append(d.config.Guards, guard.Guards...)
+		return d, err
+	})
+}
+
+// perform is write, or, for a dry run, decides and writes nothing.
+func (s *Service) perform(ctx context.Context, title string, dry bool, decide func(config, observed store.View) (decision, error)) (decision, resource.Revision, error) {
+	if !dry {
+		return s.write(ctx, title, decide)
+	}
+	observed, view := s.Store.Status().View(), s.Store.Config().View()
+	d, err := decide(view, observed)
+	return d, view.Revision(), err
+}
+
+// parseDryRun reads the parameter dryRun.
+func parseDryRun(title, given string) (bool, error) {
+	switch strings.ToLower(given) {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, invalid(title, "Invalid request", resource.Violations{{Field: "dryRun", Message: "must be true or false"}})
 }
 
 // write decides on a view and applies the decision under its guards; on a conflict it decides again.
@@ -67,7 +195,7 @@ func (s *Service) write(ctx context.Context, title string, decide func(config, o
 // of it: what was observed is never what decides.
 func (s *Service) follow(ctx context.Context, d decision) {
 	b := d.status
-	if len(b.Deletes)+len(b.DeleteScopes) == 0 && b.Cursor == nil {
+	if len(b.Deletes)+len(b.DeleteScopes)+len(b.Forget) == 0 {
 		return
 	}
 	b.Author = d.config.Author
@@ -92,6 +220,14 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 	if err := s.mayWrite(ctx, d); err != nil {
 		return nil, err
 	}
+	dry, err := parseDryRun(titleUpdate, req.GetDryRun())
+	if err != nil {
+		return nil, err
+	}
+	when, err := preconditions(ctx, titleUpdate)
+	if err != nil {
+		return nil, err
+	}
 	in, err := decode(d, req.GetBody())
 	if err != nil {
 		return nil, bodyError(err)
@@ -99,21 +235,34 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 	if v := agree(d, key, in); len(v) > 0 {
 		return nil, invalid(titleProcess, detailsInvalid, v)
 	}
+	p, err := s.newPut(ctx, d, key, in, dry)
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	done, revision, err := s.conditional(ctx, titleUpdate, dry, p, when)
+	if err != nil {
+		return nil, err
+	}
+	res := &apiv1.PutResponse{Created: done.results[0] == created, Revision: uint64(revision), Warnings: in.Warnings, DryRun: dry}
+	if dry {
+		if res.Json, err = resource.AppendDocument(nil, d, key, in.Spec); err != nil {
+			return nil, s.storeError(err, titleUpdate)
+		}
+	}
+	return res, nil
+}
+
+// newPut makes the write of a decoded body. The error is one of its size.
+func (s *Service) newPut(ctx context.Context, d *resource.Descriptor, key resource.Key, in resource.Input, dry bool) (*put, error) {
 	if dp, ok := in.Spec.(*meshv1.Dataplane); ok && s.Mode == Zone {
 		resource.SetZoneTag(dp, s.Zone)
 	}
 	c, _ := auth.CallerFrom(ctx)
-	p := &put{limits: s.Limits, descriptor: d, key: key, message: in.Spec, authorities: authorities{now: s.Now, readsFiles: s.Policy.Admin(c)}}
-	if err := p.prepare(); err != nil {
-		return nil, err
+	p := &put{
+		limits: s.Limits, descriptor: d, key: key, message: in.Spec, dry: dry,
+		authorities: authorities{now: s.Now, readsFiles: s.Policy.Admin(c), dry: dry},
 	}
-	done, revision, err := s.write(ctx, titleUpdate, func(config, observed store.View) (decision, error) {
-		return p.decide(ctx, config, observed)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &apiv1.PutResponse{Created: done.created, Revision: uint64(revision)}, nil
+	return p, p.prepare()
 }
 
 // decoder chooses by media type. A body without one is taken for JSON.
@@ -173,6 +322,8 @@ type put struct {
 	keys *meshKeys
 	// authorities makes the CAs of a mesh.
 	authorities authorities
+	// dry says that nothing will be stored: no keys are made.
+	dry bool
 }
 
 // prepare does what needs no view.
@@ -186,65 +337,94 @@ func (p *put) prepare() error {
 	}
 	var err error
 	if p.spec, err = resource.Encode(p.message); err != nil {
-		return bodyError(err)
+		return err
 	}
-	if err := p.limits.CheckSize(p.spec); err != nil {
-		return bodyError(err)
-	}
-	return nil
+	return p.limits.CheckSize(p.spec)
 }
 
-func (p *put) decide(ctx context.Context, config, _ store.View) (decision, error) {
-	old, found := config.Get(p.key)
-	d := decision{created: !found}
-	title := titleUpdate
-	if !found {
-		title = titleCreate
+func (p *put) target() resource.Key { return p.key }
+
+func (p *put) becomes(old *resource.Object) *resource.Object {
+	o := &resource.Object{Key: p.key, Spec: p.spec}
+	if old != nil {
+		o.Origin = old.Origin
+	}
+	return o
+}
+
+func (p *put) decide(ctx context.Context, st state, d *decision) (result, error) {
+	old, found := st.before.Get(p.key)
+	title, done := titleUpdate, updated
+	switch {
+	case !found:
+		title, done = titleCreate, created
+	case bytes.Equal(old.Spec, p.spec):
+		done = unchanged
 	}
 	if len(p.violations) > 0 {
-		return d, invalid(title, detailsInvalid, p.violations)
+		return done, invalid(title, detailsInvalid, p.violations)
 	}
-	write := store.Put{Key: p.key, Spec: p.spec}
-	if found {
-		write.Origin = old.Origin
-	}
-	d.config.Puts = []store.Put{write}
-
-	guard := store.AtRevision(p.key, 0)
-	if found {
-		guard = store.Exists(p.key)
-	} else if p.key.Scope != "" {
+	if !found && p.key.Scope != "" {
 		mesh := resource.Key{Kind: resource.KindMesh, Name: p.key.Scope}
-		if _, ok := config.Get(mesh); !ok {
-			return d, fail(codes.InvalidArgument, titleCreate, "Mesh is not found", resource.Violation{Field: "mesh", Message: "mesh of name " + p.key.Scope + " is not found"})
+		if _, ok := st.after.Get(mesh); !ok {
+			return done, fail(codes.InvalidArgument, titleCreate, "Mesh is not found", resource.Violation{Field: "mesh", Message: "mesh of name " + p.key.Scope + " is not found"})
 		}
 		d.config.Guards = append(d.config.Guards, store.Exists(mesh))
 	}
+	now := p.becomes(old)
+	d.config.Puts = append(d.config.Puts, store.Put{Key: p.key, Origin: now.Origin, Spec: now.Spec})
 
-	var err error
 	switch p.key.Kind {
 	case resource.KindMesh:
-		if found {
-			guard = store.AtRevision(p.key, old.Revision)
-		}
-		err = p.mesh(ctx, config, old, &d, title)
+		return done, p.mesh(ctx, st, old, d, title)
 	case resource.KindSecret, resource.KindGlobalSecret:
-		if found {
-			guard = store.AtRevision(p.key, old.Revision)
-		}
-		v, wrong := p.upholds(config, &d.config)
-		if wrong != nil {
-			return d, wrong
+		v, err := p.upholds(st, &d.config)
+		if err != nil {
+			return done, err
 		}
 		if len(v) > 0 {
-			return d, invalid(title, detailsInvalid, v)
+			return done, invalid(title, detailsInvalid, v)
 		}
-		err = p.secret(config, old, &d)
+		return done, p.secret(st, old, d)
 	case resource.KindRevocation:
-		err = forget(config, time.Now(), &d)
+		if st.after.leads(p.key) {
+			return done, forget(st.before, time.Now(), d)
+		}
 	}
-	d.config.Guards = append(d.config.Guards, guard)
-	return d, err
+	return done, nil
+}
+
+// drop is the deletion of one resource.
+type drop struct{ key resource.Key }
+
+func (x *drop) target() resource.Key { return x.key }
+
+func (x *drop) becomes(*resource.Object) *resource.Object { return nil }
+
+func (x *drop) decide(_ context.Context, st state, d *decision) (result, error) {
+	old, found := st.before.Get(x.key)
+	if !found {
+		return deleted, notFound(titleDelete)
+	}
+	d.config.Deletes = append(d.config.Deletes, x.key)
+	switch x.key.Kind {
+	case resource.KindMesh:
+		return deleted, deleteMesh(st, x.key, d)
+	case resource.KindZone:
+		return deleted, deleteZone(st, x.key, d)
+	case resource.KindSecret:
+		return deleted, deleteSecret(st, old, d)
+	case resource.KindGlobalSecret:
+		return deleted, moved(st.after, x.key, old, nil, d)
+	case resource.KindDataplane:
+		for _, k := range []resource.Kind{resource.KindDataplaneInsight, resource.KindProxyPosition} {
+			seen := resource.Key{Kind: k, Scope: x.key.Scope, Name: x.key.Name}
+			if _, ok := st.observed.Get(seen); ok {
+				d.status.Deletes = append(d.status.Deletes, seen)
+			}
+		}
+	}
+	return deleted, nil
 }
 
 // Delete implements the ResourceService.
@@ -259,34 +439,17 @@ func (s *Service) Delete(ctx context.Context, req *apiv1.DeleteRequest) (*apiv1.
 	if err := s.mayWrite(ctx, d); err != nil {
 		return nil, err
 	}
-	_, revision, err := s.write(ctx, titleDelete, func(config, observed store.View) (decision, error) {
-		old, found := config.Get(key)
-		if !found {
-			return decision{}, notFound(titleDelete)
-		}
-		done := decision{config: store.Batch{Deletes: []resource.Key{key}, Guards: []store.Guard{store.AtRevision(key, old.Revision)}}}
-		var err error
-		switch key.Kind {
-		case resource.KindMesh:
-			err = deleteMesh(config, key, &done)
-		case resource.KindZone:
-			err = deleteZone(config, observed, key, &done)
-		case resource.KindSecret:
-			err = deleteSecret(config, old, &done)
-		case resource.KindGlobalSecret:
-			err = moved(config, key, old, nil, &done)
-		case resource.KindDataplane:
-			for _, k := range []resource.Kind{resource.KindDataplaneInsight, resource.KindProxyPosition} {
-				seen := resource.Key{Kind: k, Scope: key.Scope, Name: key.Name}
-				if _, ok := observed.Get(seen); ok {
-					done.status.Deletes = append(done.status.Deletes, seen)
-				}
-			}
-		}
-		return done, err
-	})
+	dry, err := parseDryRun(titleDelete, req.GetDryRun())
 	if err != nil {
 		return nil, err
 	}
-	return &apiv1.DeleteResponse{Revision: uint64(revision)}, nil
+	when, err := preconditions(ctx, titleDelete)
+	if err != nil {
+		return nil, err
+	}
+	_, revision, err := s.conditional(ctx, titleDelete, dry, &drop{key}, when)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.DeleteResponse{Revision: uint64(revision), DryRun: dry}, nil
 }

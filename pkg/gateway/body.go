@@ -39,7 +39,12 @@ func (marshaler) ContentType(v any) string {
 // Marshal implements runtime.Marshaler: one-space indent, a newline at the end, no escapes for HTML.
 func (marshaler) Marshal(v any) ([]byte, error) {
 	switch v := v.(type) {
-	case *apiv1.PutResponse, *apiv1.DeleteResponse:
+	case *apiv1.PutResponse:
+		if v.GetDryRun() {
+			return line(v.GetJson()), nil
+		}
+		return nil, nil
+	case *apiv1.DeleteResponse:
 		return nil, nil
 	case interface{ GetToken() string }:
 		return []byte(v.GetToken()), nil

@@ -55,7 +55,7 @@ func (o origins) headers(w http.ResponseWriter, r *http.Request) {
 	w.Header().Add("Vary", "Origin")
 	if origin := r.Header.Get("Origin"); o.allow(origin) {
 		w.Header().Set("Access-Control-Allow-Origin", origin)
-		w.Header().Set("Access-Control-Expose-Headers", "Access-Control-Allow-Origin, "+revisionHeader)
+		w.Header().Set("Access-Control-Expose-Headers", "Access-Control-Allow-Origin, ETag, Warning, "+revisionHeader+", "+dryRunHeader)
 	}
 }
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -23,8 +24,12 @@ import (
 	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
 )
 
-// revisionHeader carries the revision that a write took.
-const revisionHeader = "Meridian-Revision"
+const (
+	// revisionHeader carries the revision that a write took.
+	revisionHeader = "Meridian-Revision"
+	// dryRunHeader says that nothing was stored.
+	dryRunHeader = "Meridian-Dry-Run"
+)
 
 // bodyTime is how long a client may take to send a body, whether it is wanted or not.
 const bodyTime = 30 * time.Second
@@ -208,6 +213,11 @@ func (g *gateway) inner(r *http.Request, route route, body []byte) *http.Request
 			in.Header.Set(to, printable(v))
 		}
 	}
+	for from, to := range conditions {
+		if v := r.Header.Values(from); len(v) > 0 {
+			in.Header.Set(to, printable(cmp.Or(strings.Join(v, ", "), ",")))
+		}
+	}
 	return in
 }
 
@@ -246,10 +256,19 @@ var passed = map[string]string{ //nolint:gochecknoglobals // never written
 	"Meridian-Min-Revision": "Meridian-Min-Revision",
 }
 
+// conditions are the headers with the conditions of a write, which are lists: of one that comes several times all
+// count.
+var conditions = map[string]string{ //nolint:gochecknoglobals // never written
+	"If-Match":      "Meridian-If-Match",
+	"If-None-Match": "Meridian-If-None-Match",
+}
+
 func incoming(header string) (string, bool) {
-	for _, to := range passed {
-		if header == to {
-			return strings.ToLower(to), true
+	for _, known := range []map[string]string{passed, conditions} {
+		for _, to := range known {
+			if header == to {
+				return strings.ToLower(to), true
+			}
 		}
 	}
 	if header == pageBytesHeader {
@@ -279,13 +298,21 @@ func redirect(w http.ResponseWriter, r *http.Request, escaped string) {
 // finish sets status and headers of a successful answer.
 func finish(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
 	switch m := m.(type) {
+	case *apiv1.GetResponse:
+		w.Header().Set("ETag", entityTag(m.GetRevision()))
 	case *apiv1.PutResponse:
-		written(w, m.GetRevision())
+		written(w, m.GetRevision(), m.GetDryRun())
+		warn(w, m.GetWarnings())
+		if !m.GetDryRun() {
+			w.Header().Set("ETag", entityTag(m.GetRevision()))
+			w.Header().Del("Content-Type") // there is no body
+		}
 		if m.GetCreated() {
 			w.WriteHeader(http.StatusCreated)
 		}
 	case *apiv1.DeleteResponse:
-		written(w, m.GetRevision())
+		written(w, m.GetRevision(), m.GetDryRun())
+		w.Header().Del("Content-Type")
 	case *apiv1.GenerateSigningKeyResponse:
 		w.Header().Set(revisionHeader, m.GetRevision())
 	case *apiv1.ListResponse:
@@ -294,15 +321,63 @@ func finish(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
 		m.Next = nextURL(ctx, m.Next)
 	case *apiv1.ListDataplaneOverviewsResponse:
 		m.Next = nextURL(ctx, m.Next)
+	case *apiv1.ListMeshInsightsResponse:
+		m.Next = nextURL(ctx, m.Next)
+	case *apiv1.ListServiceInsightsResponse:
+		m.Next = nextURL(ctx, m.Next)
 	case *apiv1.ListRejectionsResponse:
 		m.Next = nextURL(ctx, m.Next)
 	}
 	return nil
 }
 
-func written(w http.ResponseWriter, revision uint64) {
-	w.Header().Del("Content-Type") // there is no body
+// written says at which revision a write was done, or, in a dry run, decided.
+func written(w http.ResponseWriter, revision uint64, dry bool) {
 	w.Header().Set(revisionHeader, strconv.FormatUint(revision, 10))
+	if dry {
+		w.Header().Set(dryRunHeader, "true")
+	}
+}
+
+// entityTag names a state of a resource by the revision of its last change.
+func entityTag(revision uint64) string { return `"` + strconv.FormatUint(revision, 10) + `"` }
+
+const (
+	// maxWarnings and maxWarningBytes bound what one answer says of a body.
+	maxWarnings     = 16
+	maxWarningBytes = 256
+)
+
+// warn says what of a body was read as something else, in the form of RFC 7234, section 5.5.
+func warn(w http.ResponseWriter, warnings []string) {
+	for i, s := range warnings {
+		if left := len(warnings) - i; i == maxWarnings-1 && left > 1 {
+			s = fmt.Sprintf("%d more like these are not listed", left)
+		}
+		if i == maxWarnings {
+			return
+		}
+		w.Header().Add("Warning", "299 - "+quoted(s))
+	}
+}
+
+// quoted is a text as a quoted string that a header can carry.
+func quoted(s string) string {
+	if len(s) > maxWarningBytes {
+		s = s[:maxWarningBytes-3] + "..."
+	}
+	out := []byte{'"'}
+	for _, c := range []byte(s) {
+		switch {
+		case c == '"', c == '\\':
+			out = append(out, '\\', c)
+		case c < ' ' || c > '~':
+			out = append(out, '?')
+		default:
+			out = append(out, c)
+		}
+	}
+	return string(append(out, '"'))
 }
 
 // nextURL is the client's own URL with another offset.

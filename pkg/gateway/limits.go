@@ -12,6 +12,8 @@ type Limits struct {
 	// ObjectBytes and BodyBytes are the sizes of the largest body that is a resource (default 512 KiB), and of any
 	// other (default 1 MiB).
 	ObjectBytes, BodyBytes int64
+	// BatchBytes is the size of the largest body with many resources (default 32 MiB).
+	BatchBytes int64
 	// PageBytes is where a page of a list ends though it has fewer items (default 32 MiB).
 	PageBytes int
 	// AnswerBytes is what all pages may hold together that wait to be read (default 128 MiB). Where that is used up,
@@ -22,21 +24,28 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	return Limits{
 		ObjectBytes: cmp.Or(l.ObjectBytes, 512<<10), BodyBytes: cmp.Or(l.BodyBytes, 1<<20),
+		BatchBytes: cmp.Or(l.BatchBytes, 32<<20),
 		PageBytes: cmp.Or(l.PageBytes, 32<<20), AnswerBytes: cmp.Or(l.AnswerBytes, 128<<20),
 	}
 }
 
 func (l Limits) of(k bodyKind) int64 {
-	if k == objectBody {
+	switch k {
+	case objectBody:
 		return l.ObjectBytes
+	case batchBody:
+		return l.BatchBytes
 	}
 	return l.BodyBytes
 }
 
 // key is the configuration key of the limit, below limits.
 func (k bodyKind) key() string {
-	if k == objectBody {
+	switch k {
+	case objectBody:
 		return "objectBytes"
+	case batchBody:
+		return "batchBytes"
 	}
 	return "bodyBytes"
 }

@@ -31,8 +31,9 @@ type bodyKind uint8
 
 const (
 	noBody bodyKind = iota
-	// objectBody is a resource, otherBody anything else.
+	// objectBody is a resource, batchBody many of them, otherBody anything else.
 	objectBody
+	batchBody
 	otherBody
 )
 
@@ -101,7 +102,7 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		switch head := path[0]; {
 		case head == "dataplanes+insights", head == "dataplane+insights" && inMesh:
 			return list(filters)
-		case head == "rejections":
+		case head == "rejections", head == "service-insights", head == "mesh-insights" && !inMesh:
 			return list(paging)
 		case head == "zones+insights" && !inMesh:
 			return list(paging)
@@ -114,6 +115,8 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 			return route{allow: readOnly, media: "application/octet-stream"}, true
 		case head == "export":
 			return route{allow: readOnly, media: "application/json", query: "secrets"}, true
+		case head == "batch":
+			return route{allow: "PUT", body: batchBody, query: "dryRun"}, true
 		case head == "openapi.yaml":
 			return route{allow: readOnly, text: true}, true
 		case head == "signing-keys":
@@ -129,10 +132,10 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		return list(paging)
 	case 2:
 		switch head := path[0]; {
-		case inMesh && (head == "dataplanes+insights" || head == "dataplane+insights"):
+		case inMesh && (head == "dataplanes+insights" || head == "dataplane+insights" || head == "service-insights"):
 			return list("")
 		case inMesh:
-		case head == "zones+insights":
+		case head == "zones+insights", head == "mesh-insights":
 			return list("")
 		case head == "status" && path[1] == "zones":
 			return list("")
@@ -143,7 +146,7 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		if !ok || inMesh != (d.Scope == resource.ScopeMesh) {
 			return route{}, false
 		}
-		return route{allow: readWrite, body: objectBody, query: "status"}, true
+		return route{allow: readWrite, body: objectBody, query: "status dryRun"}, true
 	}
 	return route{}, false
 }

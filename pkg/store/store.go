@@ -191,6 +191,8 @@ type Batch struct {
 	Author Author
 	// Cursor, if not nil, is stored with the batch.
 	Cursor *CursorMove
+	// Forget names peers whose cursors become the zero Cursor: what came from them is taken anew.
+	Forget []string
 }
 
 // Put writes one object.
@@ -226,7 +228,7 @@ type Guard struct {
 	Key      resource.Key
 	Revision resource.Revision
 	Exists   bool
-	// None, if not nil: no object is in this range.
+	// None, if not nil: no object is in this range but those that the batch's Deletes name.
 	None *Range
 	// Peer, if set by CursorMove.From, names the peer whose cursor was expected (in a ConflictError only).
 	Peer string
@@ -238,7 +240,7 @@ func AtRevision(k resource.Key, r resource.Revision) Guard { return Guard{Key: k
 // Exists guards that a key is there.
 func Exists(k resource.Key) Guard { return Guard{Key: k, Exists: true} }
 
-// NoneIn guards that a range is empty.
+// NoneIn guards that a range is empty, or becomes so by the batch's Deletes.
 func NoneIn(r Range) Guard { return Guard{None: &r} }
 
 // String says what the guard wants.

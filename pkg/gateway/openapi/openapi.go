@@ -121,6 +121,10 @@ func (d *document) rule(r Rule) error {
 		return fmt.Errorf("bad selector %q", r.Selector)
 	}
 	if service == string(apiv1.File_meridian_api_v1_resource_proto.Services().ByName("ResourceService").FullName()) {
+		if method == "Batch" {
+			d.batch(r)
+			return nil
+		}
 		d.generic(r, method)
 		return nil
 	}
@@ -166,12 +170,14 @@ func (d *document) generic(r Rule, method string) {
 		case "Get":
 			op = operation(fmt.Sprintf("Returns one %s. %s", k.Kind, k.Doc), append(params, reference("status"), reference("minRevision")), answers(ref, 400, 404, 503))
 		case "Put":
-			op = operation(fmt.Sprintf("Creates or replaces one %s.", k.Kind), params, written("201", "200"))
+			op = operation(fmt.Sprintf("Creates or replaces one %s.", k.Kind), append(params, conditions()...), conditional(written("201", "200")))
+			op["responses"].(object)["200"].(object)["content"] = object{"application/json": object{"schema": ref}}
+			op["responses"].(object)["201"].(object)["content"] = object{"application/json": object{"schema": ref}}
 			op["requestBody"] = object{"required": true, "content": object{
 				"application/json": object{"schema": ref}, "application/yaml": object{"schema": ref},
 			}}
 		case "Delete":
-			op = operation(fmt.Sprintf("Deletes one %s.", k.Kind), params, written("200"))
+			op = operation(fmt.Sprintf("Deletes one %s.", k.Kind), append(params, conditions()...), conditional(written("200")))
 		}
 		op["tags"] = []string{string(k.Kind)}
 		if k.Access == resource.Admin {
@@ -180,6 +186,50 @@ func (d *document) generic(r Rule, method string) {
 		}
 		d.add(r.Method, path, op)
 	}
+}
+
+// batch adds the write of many resources.
+func (d *document) batch(r Rule) {
+	var one []object
+	for _, k := range d.table.All() {
+		if k.Access != resource.Internal && k.Writable != resource.WritableNowhere {
+			d.schemas[string(k.Kind)] = k.Schema()
+			one = append(one, schema(string(k.Kind)))
+		}
+	}
+	text := object{"type": "string"}
+	key := object{"type": text, "mesh": text, "name": text}
+	deleted := object{"type": "object", "required": []string{"type", "name"}, "properties": key, "additionalProperties": false}
+	d.schemas["Batch"] = object{"type": "object", "additionalProperties": false, "properties": object{
+		"put": object{"type": "array", "items": object{"oneOf": one}}, "delete": object{"type": "array", "items": deleted},
+	}}
+	d.schemas["BatchResult"] = object{"type": "object", "required": []string{"revision", "results"}, "properties": object{
+		"revision": object{"type": "string", "pattern": "^[0-9]+$"},
+		"results": object{"type": "array", "items": object{"type": "object", "required": []string{"type", "name", "result"}, "properties": object{
+			"type": text, "mesh": text, "name": text,
+			"result": object{"type": "string", "enum": []string{"created", "updated", "unchanged", "deleted"}},
+		}}},
+	}}
+	responses := written("200")
+	responses["200"].(object)["content"] = object{"application/json": object{"schema": schema("BatchResult")}}
+	op := operation("Puts and deletes many resources at one revision, or none of them. What is wrong with an item is told below put[i] or delete[i].", []any{reference("dryRun")}, responses)
+	op["requestBody"] = object{"required": true, "content": object{
+		"application/json": object{"schema": schema("Batch")},
+		"application/yaml": object{"schema": object{"type": "string", "description": "YAML documents, each a resource or delete: {type, mesh, name}."}},
+	}}
+	op["tags"] = []string{"Batch"}
+	d.add(r.Method, r.Path, op)
+}
+
+// conditions are the parameters of every write of one resource.
+func conditions() []any {
+	return []any{reference("ifMatch"), reference("ifNoneMatch"), reference("dryRun")}
+}
+
+// conditional adds the answer to a write whose conditions do not hold.
+func conditional(responses object) object {
+	responses["412"] = json("If-Match or If-None-Match does not hold.", schema("Error"))
+	return responses
 }
 
 // typed adds a rule of one of the other services.
@@ -233,6 +283,19 @@ func (d *document) typed(r Rule) error {
 		op = d.overview(params, m, "ZoneOverview", object{"zone": message(&systemv1.Zone{}), "zoneInsight": message(&systemv1.ZoneInsight{}), "position": schema("ZonePosition")})
 	case "GetDataplaneOverview", "ListDataplaneOverviews":
 		op = d.overview(params, m, "DataplaneOverview", object{"dataplane": message(&meshv1.Dataplane{}), "dataplaneInsight": message(&meshv1.DataplaneInsight{}), "position": schema("ProxyPosition")})
+	case "GetMeshInsight", "ListMeshInsights":
+		op = d.overview(params, m, "MeshInsight", object{
+			"lastSync": message(&meshv1.MeshInsight{})["properties"].(object)["lastSync"], "dataplanes": message(&meshv1.MeshInsight_DataplaneStat{}),
+			"policies":   object{"type": "object", "additionalProperties": message(&meshv1.MeshInsight_PolicyStat{})},
+			"dpVersions": message(&meshv1.MeshInsight_DpVersions{}),
+		})
+		op["summary"] = "Sums up what was observed in a mesh, or in each."
+	case "GetServiceInsight", "ListServiceInsights":
+		op = d.overview(params, m, "ServiceInsight", object{
+			"status":     object{"type": "string", "enum": []string{"online", "offline", "partially_degraded"}},
+			"dataplanes": message(&meshv1.ServiceInsight_DataplaneStat{}),
+		})
+		op["summary"] = "Sums up what was observed of the proxies of a service, or of each service that has any."
 	case "ListRejections":
 		op = operation("Lists what control planes and proxies refused.", append(params, reference("minRevision")), answers(list(message(&apiv1.Rejection{})), 400, 503))
 	case "GetPositions":
@@ -292,12 +355,21 @@ func parameters() object {
 	}
 	boolean := object{"type": "string", "enum": []string{"true", "false"}}
 	return object{
-		"mesh":    in("mesh"),
-		"name":    in("name"),
-		"size":    query("size", "Items on the page; 0 means 10000.", object{"type": "integer", "minimum": 0, "maximum": 10000, "default": 1000}),
-		"offset":  query("offset", "Taken from the next of a page, or the index of an item.", object{"type": "string"}),
-		"tag":     query("tag", "KEY:VALUE, several times; one inbound or the gateway must carry them all. The value * matches any.", object{"type": "array", "items": object{"type": "string"}}),
-		"status":  query("status", "With the key status: the revision of the resource, whether it is live, and what control planes and proxies refuse of it (the schema ResourceStatus).", boolean),
+		"mesh":   in("mesh"),
+		"name":   in("name"),
+		"size":   query("size", "Items on the page; 0 means 10000.", object{"type": "integer", "minimum": 0, "maximum": 10000, "default": 1000}),
+		"offset": query("offset", "Taken from the next of a page, or the index of an item.", object{"type": "string"}),
+		"tag":    query("tag", "KEY:VALUE, several times; one inbound or the gateway must carry them all. The value * matches any.", object{"type": "array", "items": object{"type": "string"}}),
+		"status": query("status", "With the key status: the revision of the resource, whether it is live, and what control planes and proxies refuse of it (the schema ResourceStatus).", boolean),
+		"dryRun": query("dryRun", "Decide everything, and store nothing; the answer to a PUT is the resource as it would be stored.", boolean),
+		"ifMatch": object{
+			"name": "If-Match", "in": "header", "schema": object{"type": "string"},
+			"description": "Entity tags of which the resource has one, or * where there is to be one. The tag of a resource is the revision of its last change in quotes.",
+		},
+		"ifNoneMatch": object{
+			"name": "If-None-Match", "in": "header", "schema": object{"type": "string"},
+			"description": "* where there is to be no such resource, or entity tags of which it has none.",
+		},
 		"gateway": query("gateway", "Only gateways, or none.", boolean),
 		"ingress": query("ingress", "Only ingresses, or none.", boolean),
 		"revision": object{
@@ -377,9 +449,12 @@ func written(ok ...string) object {
 		out[k] = v
 	}
 	for _, code := range ok {
-		out[code] = object{"description": "Done.", "headers": object{"Meridian-Revision": object{
-			"description": "The revision that the write took.", "schema": object{"type": "string", "pattern": "^[0-9]+$"},
-		}}}
+		out[code] = object{"description": "Done.", "headers": object{
+			"Meridian-Revision": object{
+				"description": "The revision that the write took, or at which a dry run was decided.", "schema": object{"type": "string", "pattern": "^[0-9]+$"},
+			},
+			"Meridian-Dry-Run": object{"description": "Given where nothing was stored.", "schema": object{"type": "string", "enum": []string{"true"}}},
+		}}
 	}
 	if len(ok) == 1 {
 		k, v := failure(404)

@@ -65,7 +65,7 @@ func (t *txn) apply(b *store.Batch) (resource.Revision, error) {
 		return 0, err
 	}
 	for _, g := range b.Guards {
-		if !t.holds(g) {
+		if !t.holds(g, b) {
 			return 0, &store.ConflictError{Guard: g}
 		}
 	}
@@ -81,6 +81,13 @@ func (t *txn) apply(b *store.Batch) (resource.Revision, error) {
 			t.group.Cursors = map[string]store.Cursor{}
 		}
 		t.group.Cursors[b.Cursor.Peer] = b.Cursor.To
+	}
+	for _, peer := range b.Forget {
+		t.cursors.Set(peerCursor{peer: peer})
+		if t.group.Cursors == nil {
+			t.group.Cursors = map[string]store.Cursor{}
+		}
+		t.group.Cursors[peer] = store.Cursor{}
 	}
 	if !takesRevision(b) {
 		return t.revision, nil
@@ -131,15 +138,30 @@ func check(b *store.Batch) error {
 			return fmt.Errorf("deleteScopes[%d]: must not be empty", i)
 		}
 	}
+	for i, peer := range b.Forget {
+		if peer == "" {
+			return fmt.Errorf("forget[%d]: must not be empty", i)
+		}
+	}
 	if b.Cursor != nil && b.Cursor.Peer == "" {
 		return fmt.Errorf("cursor.peer: must not be empty")
 	}
 	return nil
 }
 
-func (t *txn) holds(g store.Guard) bool {
+func (t *txn) holds(g store.Guard, b *store.Batch) bool {
 	if g.None != nil {
-		return t.Count(*g.None) == 0
+		left := t.Count(*g.None)
+		if left == 0 || left > len(b.Deletes) {
+			return left == 0
+		}
+		gone := map[resource.Key]bool{}
+		for _, k := range b.Deletes {
+			if _, ok := t.Get(k); ok && g.None.Contains(k) {
+				gone[k] = true
+			}
+		}
+		return len(gone) == left
 	}
 	o, ok := t.Get(g.Key)
 	switch {

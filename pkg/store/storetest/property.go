@@ -45,9 +45,9 @@ func (r *reference) live(rng store.Range) []resource.Key {
 	return keys
 }
 
-func (r *reference) holds(g store.Guard) bool {
+func (r *reference) holds(g store.Guard, b store.Batch) bool {
 	if g.None != nil {
-		return len(r.live(*g.None)) == 0
+		return !slices.ContainsFunc(r.live(*g.None), func(k resource.Key) bool { return !slices.Contains(b.Deletes, k) })
 	}
 	e, ok := r.entries[g.Key]
 	ok = ok && !e.deleted
@@ -60,7 +60,7 @@ func (r *reference) holds(g store.Guard) bool {
 // apply is false when a guard does not hold.
 func (r *reference) apply(b store.Batch) bool {
 	for _, g := range b.Guards {
-		if !r.holds(g) {
+		if !r.holds(g, b) {
 			return false
 		}
 	}
@@ -69,6 +69,9 @@ func (r *reference) apply(b store.Batch) bool {
 			return false
 		}
 		r.cursors[b.Cursor.Peer] = b.Cursor.To
+	}
+	for _, peer := range b.Forget {
+		r.cursors[peer] = store.Cursor{}
 	}
 	if len(b.Puts)+len(b.Deletes)+len(b.DeleteScopes) == 0 {
 		return true
@@ -181,6 +184,9 @@ func (r *reference) draw(t *rapid.T) store.Batch {
 		default:
 			b.Guards = append(b.Guards, store.AtRevision(k, resource.Revision(rapid.IntRange(0, int(r.revision)).Draw(t, "revision"))))
 		}
+	}
+	if rapid.IntRange(0, 5).Draw(t, "forget") == 0 {
+		b.Forget = []string{genName.Draw(t, "forgotten")}
 	}
 	if rapid.IntRange(0, 3).Draw(t, "cursor") == 0 {
 		b.Cursor = &store.CursorMove{Peer: genName.Draw(t, "peer"), To: store.Cursor{Revision: resource.Revision(rapid.IntRange(0, 5).Draw(t, "to"))}}

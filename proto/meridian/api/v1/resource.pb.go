@@ -95,8 +95,10 @@ func (x *GetRequest) GetStatus() string {
 
 // GetResponse carries one resource.
 type GetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Json          []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Json  []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	// Revision of the resource's last change, in the log that holds it.
+	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +138,13 @@ func (x *GetResponse) GetJson() []byte {
 		return x.Json
 	}
 	return nil
+}
+
+func (x *GetResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // ListRequest selects one page.
@@ -276,11 +285,13 @@ func (x *ListResponse) GetNext() string {
 
 // PutRequest carries the resource to be.
 type PutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Plural        string                 `protobuf:"bytes,1,opt,name=plural,proto3" json:"plural,omitempty"`
-	Scope         string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Body          []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Plural string                 `protobuf:"bytes,1,opt,name=plural,proto3" json:"plural,omitempty"`
+	Scope  string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	Name   string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Body   []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	// "true": the write is decided, and nothing is stored; "false" or empty: it is done.
+	DryRun        string `protobuf:"bytes,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -343,13 +354,26 @@ func (x *PutRequest) GetBody() []byte {
 	return nil
 }
 
+func (x *PutRequest) GetDryRun() string {
+	if x != nil {
+		return x.DryRun
+	}
+	return ""
+}
+
 // PutResponse says what was done.
 type PutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether the resource is new.
 	Created bool `protobuf:"varint,1,opt,name=created,proto3" json:"created,omitempty"`
-	// Revision of the config log that the write took.
-	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Revision of the config log that the write took; of a dry run the one that it was decided at.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What of the body was read as something else: the shapes of older eras.
+	Warnings []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Whether nothing was stored.
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// The resource as it would be stored; of a dry run only.
+	Json          []byte `protobuf:"bytes,5,opt,name=json,proto3" json:"json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,12 +422,35 @@ func (x *PutResponse) GetRevision() uint64 {
 	return 0
 }
 
+func (x *PutResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *PutResponse) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *PutResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
 // DeleteRequest names one resource.
 type DeleteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Plural        string                 `protobuf:"bytes,1,opt,name=plural,proto3" json:"plural,omitempty"`
-	Scope         string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Plural string                 `protobuf:"bytes,1,opt,name=plural,proto3" json:"plural,omitempty"`
+	Scope  string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	Name   string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// "true": the deletion is decided, and nothing is deleted; "false" or empty: it is done.
+	DryRun        string `protobuf:"bytes,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -459,11 +506,20 @@ func (x *DeleteRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteRequest) GetDryRun() string {
+	if x != nil {
+		return x.DryRun
+	}
+	return ""
+}
+
 // DeleteResponse says what was done.
 type DeleteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Revision of the config log that the deletion took.
-	Revision      uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Revision of the config log that the deletion took; of a dry run the one that it was decided at.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Whether nothing was deleted.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -505,6 +561,214 @@ func (x *DeleteResponse) GetRevision() uint64 {
 	return 0
 }
 
+func (x *DeleteResponse) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// BatchRequest carries the resources to be, and the keys of those to be no more.
+type BatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// JSON: {"put": [a resource, ...], "delete": [{"type", "mesh", "name"}, ...]}. YAML: documents, each a resource
+	// or delete: {type, mesh, name}. Media types as for Put.
+	Body []byte `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	// "true": the batch is decided, and nothing is stored; "false" or empty: it is done.
+	DryRun        string `protobuf:"bytes,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchRequest) Reset() {
+	*x = BatchRequest{}
+	mi := &file_meridian_api_v1_resource_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchRequest) ProtoMessage() {}
+
+func (x *BatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_resource_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
+func (*BatchRequest) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_resource_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BatchRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *BatchRequest) GetDryRun() string {
+	if x != nil {
+		return x.DryRun
+	}
+	return ""
+}
+
+// BatchResponse says what was done.
+type BatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Revision of the config log that the batch took; of a dry run, and of a batch of nothing, the one that it was
+	// decided at.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The puts in their order, and then the deletes in theirs.
+	Results []*BatchResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	// What of the body was read as something else: the shapes of older eras.
+	Warnings []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Whether nothing was stored.
+	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchResponse) Reset() {
+	*x = BatchResponse{}
+	mi := &file_meridian_api_v1_resource_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchResponse) ProtoMessage() {}
+
+func (x *BatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_resource_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchResponse.ProtoReflect.Descriptor instead.
+func (*BatchResponse) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_resource_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BatchResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *BatchResponse) GetResults() []*BatchResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *BatchResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *BatchResponse) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// BatchResult is what became of one item of a batch.
+type BatchResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Type  string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// Empty for a global kind.
+	Mesh string `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// "created", "updated", "unchanged" or "deleted".
+	Result        string `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchResult) Reset() {
+	*x = BatchResult{}
+	mi := &file_meridian_api_v1_resource_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchResult) ProtoMessage() {}
+
+func (x *BatchResult) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_resource_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchResult.ProtoReflect.Descriptor instead.
+func (*BatchResult) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_resource_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BatchResult) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *BatchResult) GetMesh() string {
+	if x != nil {
+		return x.Mesh
+	}
+	return ""
+}
+
+func (x *BatchResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BatchResult) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
 var File_meridian_api_v1_resource_proto protoreflect.FileDescriptor
 
 const file_meridian_api_v1_resource_proto_rawDesc = "" +
@@ -515,9 +779,10 @@ const file_meridian_api_v1_resource_proto_rawDesc = "" +
 	"\x06plural\x18\x01 \x01(\tR\x06plural\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
-	"\x06status\x18\x04 \x01(\tR\x06status\"!\n" +
+	"\x06status\x18\x04 \x01(\tR\x06status\"=\n" +
 	"\vGetResponse\x12\x12\n" +
-	"\x04json\x18\x01 \x01(\fR\x04json\"g\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"g\n" +
 	"\vListRequest\x12\x16\n" +
 	"\x06plural\x18\x01 \x01(\tR\x06plural\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
@@ -526,27 +791,47 @@ const file_meridian_api_v1_resource_proto_rawDesc = "" +
 	"\fListResponse\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\rR\x05total\x12\x14\n" +
 	"\x05items\x18\x02 \x03(\fR\x05items\x12\x12\n" +
-	"\x04next\x18\x03 \x01(\tR\x04next\"b\n" +
+	"\x04next\x18\x03 \x01(\tR\x04next\"{\n" +
 	"\n" +
 	"PutRequest\x12\x16\n" +
 	"\x06plural\x18\x01 \x01(\tR\x06plural\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
-	"\x04body\x18\x04 \x01(\fR\x04body\"C\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\tR\x06dryRun\"\x8c\x01\n" +
 	"\vPutResponse\x12\x18\n" +
 	"\acreated\x18\x01 \x01(\bR\acreated\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"Q\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04json\x18\x05 \x01(\fR\x04json\"j\n" +
 	"\rDeleteRequest\x12\x16\n" +
 	"\x06plural\x18\x01 \x01(\tR\x06plural\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\",\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\tR\x06dryRun\"E\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision2\xa5\x02\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\";\n" +
+	"\fBatchRequest\x12\x12\n" +
+	"\x04body\x18\x01 \x01(\fR\x04body\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\tR\x06dryRun\"\x98\x01\n" +
+	"\rBatchResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x126\n" +
+	"\aresults\x18\x02 \x03(\v2\x1c.meridian.api.v1.BatchResultR\aresults\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"a\n" +
+	"\vBatchResult\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
+	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06result\x18\x04 \x01(\tR\x06result2\xed\x02\n" +
 	"\x0fResourceService\x12@\n" +
 	"\x03Get\x12\x1b.meridian.api.v1.GetRequest\x1a\x1c.meridian.api.v1.GetResponse\x12C\n" +
 	"\x04List\x12\x1c.meridian.api.v1.ListRequest\x1a\x1d.meridian.api.v1.ListResponse\x12@\n" +
 	"\x03Put\x12\x1b.meridian.api.v1.PutRequest\x1a\x1c.meridian.api.v1.PutResponse\x12I\n" +
-	"\x06Delete\x12\x1e.meridian.api.v1.DeleteRequest\x1a\x1f.meridian.api.v1.DeleteResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
+	"\x06Delete\x12\x1e.meridian.api.v1.DeleteRequest\x1a\x1f.meridian.api.v1.DeleteResponse\x12F\n" +
+	"\x05Batch\x12\x1d.meridian.api.v1.BatchRequest\x1a\x1e.meridian.api.v1.BatchResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
 
 var (
 	file_meridian_api_v1_resource_proto_rawDescOnce sync.Once
@@ -560,7 +845,7 @@ func file_meridian_api_v1_resource_proto_rawDescGZIP() []byte {
 	return file_meridian_api_v1_resource_proto_rawDescData
 }
 
-var file_meridian_api_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_meridian_api_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_meridian_api_v1_resource_proto_goTypes = []any{
 	(*GetRequest)(nil),     // 0: meridian.api.v1.GetRequest
 	(*GetResponse)(nil),    // 1: meridian.api.v1.GetResponse
@@ -570,21 +855,27 @@ var file_meridian_api_v1_resource_proto_goTypes = []any{
 	(*PutResponse)(nil),    // 5: meridian.api.v1.PutResponse
 	(*DeleteRequest)(nil),  // 6: meridian.api.v1.DeleteRequest
 	(*DeleteResponse)(nil), // 7: meridian.api.v1.DeleteResponse
+	(*BatchRequest)(nil),   // 8: meridian.api.v1.BatchRequest
+	(*BatchResponse)(nil),  // 9: meridian.api.v1.BatchResponse
+	(*BatchResult)(nil),    // 10: meridian.api.v1.BatchResult
 }
 var file_meridian_api_v1_resource_proto_depIdxs = []int32{
-	0, // 0: meridian.api.v1.ResourceService.Get:input_type -> meridian.api.v1.GetRequest
-	2, // 1: meridian.api.v1.ResourceService.List:input_type -> meridian.api.v1.ListRequest
-	4, // 2: meridian.api.v1.ResourceService.Put:input_type -> meridian.api.v1.PutRequest
-	6, // 3: meridian.api.v1.ResourceService.Delete:input_type -> meridian.api.v1.DeleteRequest
-	1, // 4: meridian.api.v1.ResourceService.Get:output_type -> meridian.api.v1.GetResponse
-	3, // 5: meridian.api.v1.ResourceService.List:output_type -> meridian.api.v1.ListResponse
-	5, // 6: meridian.api.v1.ResourceService.Put:output_type -> meridian.api.v1.PutResponse
-	7, // 7: meridian.api.v1.ResourceService.Delete:output_type -> meridian.api.v1.DeleteResponse
-	4, // [4:8] is the sub-list for method output_type
-	0, // [0:4] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	10, // 0: meridian.api.v1.BatchResponse.results:type_name -> meridian.api.v1.BatchResult
+	0,  // 1: meridian.api.v1.ResourceService.Get:input_type -> meridian.api.v1.GetRequest
+	2,  // 2: meridian.api.v1.ResourceService.List:input_type -> meridian.api.v1.ListRequest
+	4,  // 3: meridian.api.v1.ResourceService.Put:input_type -> meridian.api.v1.PutRequest
+	6,  // 4: meridian.api.v1.ResourceService.Delete:input_type -> meridian.api.v1.DeleteRequest
+	8,  // 5: meridian.api.v1.ResourceService.Batch:input_type -> meridian.api.v1.BatchRequest
+	1,  // 6: meridian.api.v1.ResourceService.Get:output_type -> meridian.api.v1.GetResponse
+	3,  // 7: meridian.api.v1.ResourceService.List:output_type -> meridian.api.v1.ListResponse
+	5,  // 8: meridian.api.v1.ResourceService.Put:output_type -> meridian.api.v1.PutResponse
+	7,  // 9: meridian.api.v1.ResourceService.Delete:output_type -> meridian.api.v1.DeleteResponse
+	9,  // 10: meridian.api.v1.ResourceService.Batch:output_type -> meridian.api.v1.BatchResponse
+	6,  // [6:11] is the sub-list for method output_type
+	1,  // [1:6] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_meridian_api_v1_resource_proto_init() }
@@ -598,7 +889,7 @@ func file_meridian_api_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meridian_api_v1_resource_proto_rawDesc), len(file_meridian_api_v1_resource_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	ResourceService_List_FullMethodName   = "/meridian.api.v1.ResourceService/List"
 	ResourceService_Put_FullMethodName    = "/meridian.api.v1.ResourceService/Put"
 	ResourceService_Delete_FullMethodName = "/meridian.api.v1.ResourceService/Delete"
+	ResourceService_Batch_FullMethodName  = "/meridian.api.v1.ResourceService/Batch"
 )
 
 // ResourceServiceClient is the client API for ResourceService service.
@@ -39,9 +40,15 @@ type ResourceServiceClient interface {
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 	// Put creates a resource or replaces its spec. The metadata meridian-content-type names the body's media
 	// type: application/json (also when absent) or application/yaml.
+	//
+	// Put and Delete take the metadata meridian-if-match and meridian-if-none-match: entity tags as in HTTP, where
+	// the tag of a resource is the revision of its last change in quotes. They fail with FailedPrecondition and the
+	// detail HTTPStatus 412 where those do not hold.
 	Put(ctx context.Context, in *PutRequest, opts ...grpc.CallOption) (*PutResponse, error)
 	// Delete removes a resource and what belongs to it.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
+	// Batch puts and deletes many resources: all of them at one revision, or none.
+	Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error)
 }
 
 type resourceServiceClient struct {
@@ -92,6 +99,16 @@ func (c *resourceServiceClient) Delete(ctx context.Context, in *DeleteRequest, o
 	return out, nil
 }
 
+func (c *resourceServiceClient) Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchResponse)
+	err := c.cc.Invoke(ctx, ResourceService_Batch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ResourceServiceServer is the server API for ResourceService service.
 // All implementations must embed UnimplementedResourceServiceServer
 // for forward compatibility.
@@ -106,9 +123,15 @@ type ResourceServiceServer interface {
 	List(context.Context, *ListRequest) (*ListResponse, error)
 	// Put creates a resource or replaces its spec. The metadata meridian-content-type names the body's media
 	// type: application/json (also when absent) or application/yaml.
+	//
+	// Put and Delete take the metadata meridian-if-match and meridian-if-none-match: entity tags as in HTTP, where
+	// the tag of a resource is the revision of its last change in quotes. They fail with FailedPrecondition and the
+	// detail HTTPStatus 412 where those do not hold.
 	Put(context.Context, *PutRequest) (*PutResponse, error)
 	// Delete removes a resource and what belongs to it.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
+	// Batch puts and deletes many resources: all of them at one revision, or none.
+	Batch(context.Context, *BatchRequest) (*BatchResponse, error)
 	mustEmbedUnimplementedResourceServiceServer()
 }
 
@@ -130,6 +153,9 @@ func (UnimplementedResourceServiceServer) Put(context.Context, *PutRequest) (*Pu
 }
 func (UnimplementedResourceServiceServer) Delete(context.Context, *DeleteRequest) (*DeleteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedResourceServiceServer) Batch(context.Context, *BatchRequest) (*BatchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Batch not implemented")
 }
 func (UnimplementedResourceServiceServer) mustEmbedUnimplementedResourceServiceServer() {}
 func (UnimplementedResourceServiceServer) testEmbeddedByValue()                         {}
@@ -224,6 +250,24 @@ func _ResourceService_Delete_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ResourceService_Batch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ResourceServiceServer).Batch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ResourceService_Batch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ResourceServiceServer).Batch(ctx, req.(*BatchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ResourceService_ServiceDesc is the grpc.ServiceDesc for ResourceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -246,6 +290,10 @@ var ResourceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Delete",
 			Handler:    _ResourceService_Delete_Handler,
+		},
+		{
+			MethodName: "Batch",
+			Handler:    _ResourceService_Batch_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
