@@ -18,6 +18,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/api"
 	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/gateway"
+	"github.com/meridian-mesh/meridian/pkg/insight"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	"github.com/meridian-mesh/meridian/pkg/store/memory"
@@ -65,6 +66,11 @@ func start(t testing.TB, s setup) *plane {
 	if o.Policy == (auth.AdminPolicy{}) {
 		o.Policy = auth.AdminPolicy{AllowFromLocalhost: true}
 	}
+	sums, err := insight.NewRollup(p.store, o.Table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Insights = sums
 	svc, err := api.New(o)
 	if err != nil {
 		t.Fatal(err)
