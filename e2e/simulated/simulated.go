@@ -50,6 +50,8 @@ type Options struct {
 	Node string
 	// Dataplane is JSON, given inline; empty: it was registered.
 	Dataplane string
+	// DataplaneVersion and EnvoyVersion are what the proxy says of itself; empty: nothing.
+	DataplaneVersion, EnvoyVersion string
 	// OnResponse is called by the receiving goroutine for each response, once it is taken in; it must not block.
 	OnResponse func(*discoveryv3.DeltaDiscoveryResponse)
 }
@@ -295,6 +297,13 @@ func (p *Proxy) node() *corev3.Node {
 	if p.o.Dataplane != "" {
 		md["dataplane.resource"] = structpb.NewStringValue(p.o.Dataplane)
 	}
+	versions := &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	for of, v := range map[string]string{"kumaDp": p.o.DataplaneVersion, "envoy": p.o.EnvoyVersion} {
+		if v != "" {
+			versions.Fields[of] = structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{"version": structpb.NewStringValue(v)}})
+		}
+	}
+	md["version"] = structpb.NewStructValue(versions)
 	return &corev3.Node{Id: p.o.Node, Cluster: p.o.Node, Metadata: &structpb.Struct{Fields: md}, UserAgentName: "simulated"}
 }
 

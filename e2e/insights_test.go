@@ -1,0 +1,304 @@
+package e2e
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meridian-mesh/meridian/e2e/simulated"
+	"github.com/meridian-mesh/meridian/pkg/resource"
+)
+
+// observer is a standalone zone with proxies, for examples that show what was observed.
+type observer struct {
+	*replay
+	zone   controlPlane
+	roots  *x509.CertPool
+	tokens map[string]string
+	// done are the meshes and the examples that have their proxies.
+	done map[string]bool
+}
+
+// TestTranscriptsOfInsights sends the examples about what was observed of meshes, services and proxies. What is no
+// number, time or id of the document's own is to be as it shows; of those it is to have the same form.
+func TestTranscriptsOfInsights(t *testing.T) {
+	table := resource.NewTable()
+	for _, document := range []string{"1.1", "0.6", "0.4"} {
+		t.Run(document, func(t *testing.T) {
+			t.Parallel()
+			raw, err := transcripts.ReadFile("transcripts/testdata/" + document + ".json")
+			must(t, raw, err)
+			var all []exchange
+			if err := json.Unmarshal(raw, &all); err != nil {
+				t.Fatal(err)
+			}
+			zone := inProcess{}.zone(t, zoneOptions{})
+			pem, err := os.ReadFile(zone.caFile())
+			must(t, pem, err)
+			o := &observer{
+				replay: &replay{t: t, client: zone.client(), table: table, bodies: map[*resource.Descriptor]map[string]any{}},
+				zone:   zone, roots: x509.NewCertPool(), tokens: map[string]string{}, done: map[string]bool{},
+			}
+			o.roots.AppendCertsFromPEM(pem)
+			sent := 0
+			for _, e := range all {
+				if !strings.Contains(e.URL, "insights") || strings.Contains(e.URL, "/zones+insights") {
+					continue
+				}
+				sent++
+				var example map[string]any
+				if err := json.Unmarshal([]byte(e.Answer), &example); err != nil {
+					t.Fatalf("%s:%d: %v", document, e.Line, err)
+				}
+				u, err := url.Parse(e.URL)
+				must(t, u, err)
+				what := fmt.Sprintf("%s:%d %s", document, e.Line, u.Path)
+				if err := o.prepare(within(t, 10*time.Second), example); err != nil {
+					t.Fatalf("%s: what it needs: %v", what, err)
+				}
+				until(t, 10*time.Second, what, func(ctx context.Context) error { return o.ask(ctx, u.Path, example) })
+			}
+			if sent == 0 {
+				t.Error("no example was sent")
+			}
+			t.Logf("%s: %d of %d examples are about what was observed of meshes, services and proxies, and were sent", document, sent, len(all))
+		})
+	}
+}
+
+// items are the objects of an example: itself, or those of its list.
+func items(example map[string]any) []map[string]any {
+	list, ok := example["items"].([]any)
+	if !ok {
+		return []map[string]any{example}
+	}
+	var out []map[string]any
+	for _, item := range list {
+		out = append(out, item.(map[string]any))
+	}
+	return out
+}
+
+// prepare makes what an example shows: the meshes with their proxies, or the dataplanes with a proxy each.
+func (o *observer) prepare(ctx context.Context, example map[string]any) error {
+	for _, item := range items(example) {
+		mesh, _ := item["mesh"].(string)
+		name, _ := item["name"].(string)
+		if mesh == "" {
+			mesh = name
+		}
+		if o.done[mesh+"."+name] {
+			continue
+		}
+		o.done[mesh+"."+name] = true
+		if err := o.have(ctx, "/meshes/"+mesh, map[string]any{"type": "Mesh", "name": mesh}); err != nil {
+			return err
+		}
+		if item["dataplane"] == nil {
+			if err := o.populate(ctx, mesh); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := o.write(ctx, item); err != nil {
+			return err
+		}
+		if err := o.connect(ctx, mesh, name, simulated.Options{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write writes the dataplane of an overview.
+func (o *observer) write(ctx context.Context, item map[string]any) error {
+	body := map[string]any{"type": "Dataplane", "mesh": item["mesh"], "name": item["name"]}
+	maps.Copy(body, item["dataplane"].(map[string]any))
+	_, err := o.client.Put(ctx, fmt.Sprintf("/meshes/%s/dataplanes/%s", item["mesh"], item["name"]), body)
+	return err
+}
+
+// populate makes proxies of all versions that the examples show: online, partially degraded, and one that never came.
+func (o *observer) populate(ctx context.Context, mesh string) error {
+	if o.done[mesh] {
+		return nil
+	}
+	o.done[mesh] = true
+	inbound := func(port int, service string, ready bool) map[string]any {
+		return map[string]any{"port": port, "tags": map[string]any{"kuma.io/service": service}, "health": map[string]any{"ready": ready}}
+	}
+	register := func(name string, inbounds ...map[string]any) error {
+		return o.have(ctx, "/meshes/"+mesh+"/dataplanes/"+name, map[string]any{
+			"type": "Dataplane", "mesh": mesh, "name": name, "networking": map[string]any{"address": "127.0.0.1", "inbound": inbounds},
+		})
+	}
+	if err := register("never", inbound(1000, "backend", true), inbound(1001, "backend-api", true)); err != nil {
+		return err
+	}
+	for i, v := range []simulated.Options{
+		{DataplaneVersion: "1.0.0-rc2-119-g50e35395", EnvoyVersion: "1.15.0"}, {DataplaneVersion: "1.0.4", EnvoyVersion: "1.15.0"}, {},
+	} {
+		up, half := fmt.Sprintf("up-%d", i), fmt.Sprintf("half-%d", i)
+		if err := errors.Join(
+			register(up, inbound(1000, "backend", true), inbound(1001, "backend-api", true)),
+			register(half, inbound(1000, "backend", true), inbound(1001, "backend-api", false)),
+		); err != nil {
+			return err
+		}
+		for _, name := range []string{up, half} {
+			if err := o.connect(ctx, mesh, name, v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// connect starts a proxy for a dataplane that is there, and waits until it is served.
+func (o *observer) connect(ctx context.Context, mesh, name string, s simulated.Options) error {
+	if o.tokens[mesh] == "" {
+		token, err := o.client.DataplaneToken(ctx, mesh, "")
+		if err != nil {
+			return err
+		}
+		o.tokens[mesh] = token
+	}
+	s.Address, s.Roots, s.Token, s.Node = o.zone.addr("dpServer"), o.roots, o.tokens[mesh], mesh+"."+name
+	p, err := simulated.Start(s)
+	if err != nil {
+		return err
+	}
+	o.t.Cleanup(p.Close)
+	select {
+	case <-p.Ready():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s got no configuration: %w", name, p.Err())
+	}
+}
+
+// ask sends an example's request and compares the answer.
+func (o *observer) ask(ctx context.Context, path string, example map[string]any) error {
+	for _, item := range items(example) {
+		if item["dataplane"] != nil {
+			// Written again, it takes the proxy's counters along into its insight, which else come after a while.
+			if err := o.write(ctx, item); err != nil {
+				return err
+			}
+		}
+	}
+	var answer map[string]any
+	if err := o.client.Get(ctx, path, &answer); err != nil {
+		return err
+	}
+	if _, list := example["items"]; !list {
+		return o.same(example, answer)
+	}
+	for key := range example {
+		if _, ok := answer[key]; !ok {
+			return fmt.Errorf("the answer has no %q", key)
+		}
+	}
+	given := items(answer)
+	if total, ok := answer["total"].(float64); !ok || int(total) != len(given) {
+		return fmt.Errorf("total is %v of %d", answer["total"], len(given))
+	}
+	for _, want := range items(example) {
+		i := slices.IndexFunc(given, func(m map[string]any) bool { return m["name"] == want["name"] && m["mesh"] == want["mesh"] })
+		if i < 0 {
+			return fmt.Errorf("%v is not in the list", want["name"])
+		}
+		if err := o.same(want, given[i]); err != nil {
+			return fmt.Errorf("%v: %w", want["name"], err)
+		}
+	}
+	return nil
+}
+
+// same compares one object with what an example shows of it.
+func (o *observer) same(want, have map[string]any) error {
+	want = maps.Clone(want)
+	if shown, ok := want["dataplane"].(map[string]any); ok {
+		// What a user wrote is compared as everywhere: in the shape of today, and by its values.
+		d, _ := o.table.ByKind(resource.KindDataplane)
+		given, _ := have["dataplane"].(map[string]any)
+		example, answer := map[string]any{}, map[string]any{}
+		for to, from := range map[*map[string]any]map[string]any{&example: shown, &answer: given} {
+			maps.Copy(*to, from)
+			(*to)["type"], (*to)["mesh"], (*to)["name"] = "Dataplane", want["mesh"], want["name"]
+		}
+		if err := o.holds(d, example, answer); err != nil {
+			return fmt.Errorf("dataplane%w", err)
+		}
+		delete(want, "dataplane")
+	}
+	for _, key := range []string{"type", "mesh", "name", "status"} {
+		if shown, ok := want[key]; ok && shown != have[key] {
+			return fmt.Errorf("%s is %v instead of %v", key, have[key], shown)
+		}
+	}
+	return formed("", want, have)
+}
+
+// formed says what of want is missing in have, or has another form there.
+func formed(at string, want, have any) error {
+	switch want := want.(type) {
+	case map[string]any:
+		m, ok := have.(map[string]any)
+		if !ok {
+			return fmt.Errorf("%s is %v", at, have)
+		}
+		for k, v := range want {
+			other, ok := m[k]
+			if !ok {
+				return fmt.Errorf("%s.%s is missing in %v", at, k, have)
+			}
+			if err := formed(at+"."+k, v, other); err != nil {
+				return err
+			}
+		}
+		return nil
+	case []any:
+		l, ok := have.([]any)
+		if !ok || len(l) < len(want) {
+			return fmt.Errorf("%s is %v", at, have)
+		}
+		for i := range want {
+			if err := formed(fmt.Sprintf("%s[%d]", at, i), want[i], l[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	case float64:
+		if n, ok := have.(float64); !ok || n <= 0 {
+			return fmt.Errorf("%s is %v, and %v in the example", at, have, want)
+		}
+		return nil
+	case string:
+		s, ok := have.(string)
+		if !ok || !alike(want, s) {
+			return fmt.Errorf("%s is %v, and %v in the example", at, have, want)
+		}
+		return nil
+	}
+	return fmt.Errorf("%s: nothing is known of a %T", at, want)
+}
+
+// alike says whether both strings are times, or numbers, or neither.
+func alike(a, b string) bool {
+	if _, err := time.Parse(time.RFC3339Nano, a); err == nil {
+		_, err = time.Parse(time.RFC3339Nano, b)
+		return err == nil
+	}
+	digits := func(s string) bool { return strings.Trim(s, "0123456789") == "" }
+	return digits(a) == digits(b) && b != ""
+}
