@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -301,4 +302,79 @@ func alike(a, b string) bool {
 	}
 	digits := func(s string) bool { return strings.Trim(s, "0123456789") == "" }
 	return digits(a) == digits(b) && b != ""
+}
+
+// TestInsightsFollowProxies connects, degrades and stops proxies of a zone, and reads what its own control plane and
+// the global one make of that.
+func TestInsightsFollowProxies(t *testing.T) { inBoth(t, testInsightsFollowProxies) }
+
+func testInsightsFollowProxies(t *testing.T, w world) {
+	global := w.global(t)
+	zone := w.zone(t, zoneOptions{name: "zone-1", global: global})
+	token := dataplaneToken(t, zone, "")
+	half := func(ready bool) string {
+		return fmt.Sprintf(`{"type":"Dataplane","mesh":"default","name":"half","networking":{"address":"127.0.0.1","inbound":[
+			{"port":%d,"servicePort":%d,"tags":{"kuma.io/service":"front"}},
+			{"port":%d,"servicePort":%d,"tags":{"kuma.io/service":"side"},"health":{"ready":%t}}]}}`,
+			freePort(t), freePort(t), freePort(t), freePort(t), ready)
+	}
+	// says waits until both control planes say the same: of all proxies, and of each service.
+	says := func(what, proxies string, services map[string]string) {
+		t.Helper()
+		for _, cp := range []controlPlane{global, zone} {
+			until(t, 5*time.Second, what, func(ctx context.Context) error {
+				var mesh struct {
+					Dataplanes json.RawMessage
+					DpVersions map[string]map[string]struct{ Total int }
+				}
+				if err := cp.client().Get(ctx, "/mesh-insights/default", &mesh); err != nil {
+					return err
+				}
+				if got := squeezed(mesh.Dataplanes); got != proxies {
+					return fmt.Errorf("the mesh has %s", got)
+				}
+				if _, real := w.(processes); real && strings.Contains(proxies, "online") && mesh.DpVersions["envoy"]["1.40.0"].Total == 0 {
+					return fmt.Errorf("versions: %v", mesh.DpVersions)
+				}
+				for name, want := range services {
+					var s struct {
+						Status     string
+						Dataplanes json.RawMessage
+					}
+					if err := cp.client().Get(ctx, "/meshes/default/service-insights/"+name, &s); err != nil {
+						return err
+					}
+					if got := s.Status + squeezed(s.Dataplanes); got != want {
+						return fmt.Errorf("%s has %s", name, got)
+					}
+				}
+				all, err := list(ctx, cp, "/service-insights")
+				if there := slices.DeleteFunc(slices.Collect(maps.Values(services)), func(s string) bool { return s == "{}" }); err == nil && len(all) != len(there) {
+					err = fmt.Errorf("services: %v", all)
+				}
+				return err
+			})
+		}
+	}
+	put(t, zone, "/meshes/default/dataplanes/half", half(true))
+	says("one that never came", `{"total":1,"offline":1}`, map[string]string{"front": `offline{"total":1,"offline":1}`, "side": `offline{"total":1,"offline":1}`, "backend": `{}`})
+	p := w.proxy(t, zone, proxyOptions{name: "half", token: token})
+	backend := w.proxy(t, zone, proxyOptions{dataplane: backend(t, "zone-1", "v1"), token: token})
+	online := `online{"total":1,"online":1}`
+	says("both are there", `{"total":2,"online":2}`, map[string]string{"front": online, "side": online, "backend": online})
+	put(t, zone, "/meshes/default/dataplanes/half", half(false))
+	says("one is degraded", `{"total":2,"online":1,"partiallyDegraded":1}`, map[string]string{"front": online, "side": `offline{"total":1,"offline":1}`, "backend": online})
+	p.kill(t)
+	says("one is gone", `{"total":2,"online":1,"offline":1}`, map[string]string{"front": `offline{"total":1,"offline":1}`, "side": `offline{"total":1,"offline":1}`, "backend": online})
+	backend.stop(t)
+	says("the other went with its dataplane", `{"total":1,"offline":1}`, map[string]string{"front": `offline{"total":1,"offline":1}`, "side": `offline{"total":1,"offline":1}`, "backend": `{}`})
+}
+
+// squeezed is JSON without spaces.
+func squeezed(raw json.RawMessage) string {
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil {
+		return err.Error()
+	}
+	return b.String()
 }
