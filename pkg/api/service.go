@@ -65,6 +65,8 @@ type Options struct {
 	Limits resource.Limits
 	// MaxPageItems and MaxPageBytes bound a page of a list; 0: 10,000 and 32 MiB.
 	MaxPageItems, MaxPageBytes int
+	// MaxBatchItems bounds the items of a batch; 0: 10,000.
+	MaxBatchItems int
 	// MaxWaits bounds the requests that wait for a revision; 0: 1,000.
 	MaxWaits int
 	// Now gives the time; nil is time.Now.
@@ -104,6 +106,7 @@ func New(o Options) (*Service, error) {
 		o.Live = auth.NewLive(nil)
 	}
 	o.MaxPageItems, o.MaxPageBytes = cmp.Or(o.MaxPageItems, maxPage), cmp.Or(o.MaxPageBytes, maxPageBytes)
+	o.MaxBatchItems = cmp.Or(o.MaxBatchItems, maxBatchItems)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

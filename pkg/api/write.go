@@ -33,6 +33,8 @@ const caInfix = ".ca-"
 type decision struct {
 	config store.Batch
 	status store.Batch
+	// own are the puts that changes name, until config has them too.
+	own []store.Put
 	// results has one for each change, in their order.
 	results []result
 }
@@ -85,6 +87,9 @@ func decideAll(ctx context.Context, config, observed store.View, changes []chang
 		}
 		d.results = append(d.results, r)
 	}
+	// What was named wins over what follows from it, and leads in the audit line.
+	follow := slices.DeleteFunc(d.config.Puts, func(p store.Put) bool { return st.after.touches(p.Key) })
+	d.config.Puts = append(d.own, follow...)
 	// What was read of a key that is itself written counts as it will be, not as it must be before.
 	d.config.Guards = slices.DeleteFunc(d.config.Guards, func(g store.Guard) bool { return g.None == nil && st.after.touches(g.Key) })
 	seen := make(map[store.Guard]bool, len(d.config.Guards))
@@ -267,20 +272,29 @@ func (s *Service) newPut(ctx context.Context, d *resource.Descriptor, key resour
 
 // decoder chooses by media type. A body without one is taken for JSON.
 func (s *Service) decoder(contentType string) (func(*resource.Descriptor, []byte) (resource.Input, error), error) {
+	yaml, err := isYAML(contentType)
+	if yaml {
+		return s.Limits.DecodeYAML, err
+	}
+	return s.Limits.DecodeJSON, err
+}
+
+// isYAML says whether a media type is YAML's, not JSON's. It fails for others.
+func isYAML(contentType string) (bool, error) {
 	if contentType == "" {
-		return s.Limits.DecodeJSON, nil
+		return false, nil
 	}
 	t, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
-		return nil, unsupported()
+		return false, unsupported()
 	}
 	switch t {
 	case "application/json":
-		return s.Limits.DecodeJSON, nil
+		return false, nil
 	case "application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml":
-		return s.Limits.DecodeYAML, nil
+		return true, nil
 	}
-	return nil, unsupported()
+	return false, unsupported()
 }
 
 // agree compares what a body says of itself with its path. What it leaves out is taken from the path.
@@ -364,15 +378,15 @@ func (p *put) decide(ctx context.Context, st state, d *decision) (result, error)
 	if len(p.violations) > 0 {
 		return done, invalid(title, detailsInvalid, p.violations)
 	}
-	if !found && p.key.Scope != "" {
-		mesh := resource.Key{Kind: resource.KindMesh, Name: p.key.Scope}
+	// What is there has its mesh, unless that goes at the same time.
+	if mesh := (resource.Key{Kind: resource.KindMesh, Name: p.key.Scope}); p.key.Scope != "" && (!found || st.after.touches(mesh)) {
 		if _, ok := st.after.Get(mesh); !ok {
 			return done, fail(codes.InvalidArgument, titleCreate, "Mesh is not found", resource.Violation{Field: "mesh", Message: "mesh of name " + p.key.Scope + " is not found"})
 		}
 		d.config.Guards = append(d.config.Guards, store.Exists(mesh))
 	}
 	now := p.becomes(old)
-	d.config.Puts = append(d.config.Puts, store.Put{Key: p.key, Origin: now.Origin, Spec: now.Spec})
+	d.own = append(d.own, store.Put{Key: p.key, Origin: now.Origin, Spec: now.Spec})
 
 	switch p.key.Kind {
 	case resource.KindMesh:

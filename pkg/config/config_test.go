@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 		"multizone.global.kds.tlsKeyFile": "", "multizone.global.kds.clientCertsDir": "", "multizone.global.kds.auth.type": "zoneToken",
 		"diagnostics.interface": "127.0.0.1", "diagnostics.serverPort": 5680, "diagnostics.debugEndpoints": false,
 		"defaults.skipMeshCreation": false, "defaults.mesh": "",
-		"limits.objectBytes": Size(512 << 10), "limits.bodyBytes": Size(1 << 20), "limits.jsonDepth": Count(64), "limits.yamlAliasGrowth": Count(10),
+		"limits.objectBytes": Size(512 << 10), "limits.bodyBytes": Size(1 << 20), "limits.batchBytes": Size(32 << 20), "limits.batchItems": Count(10_000), "limits.jsonDepth": Count(64), "limits.yamlAliasGrowth": Count(10),
 		"limits.headerBytes": Size(64 << 10), "limits.headerSeconds": Count(10), "limits.pageItems": Count(10_000), "limits.pageBytes": Size(32 << 20),
 		"limits.answerBytes": Size(128 << 20), "limits.waits": Count(1000),
 		"limits.zoneObjects": Count(200_000), "limits.zoneBytes": Size(1 << 30), "limits.zoneChangesPerSecond": Count(2000),

@@ -39,6 +39,8 @@ func (s Size) String() string {
 type Limits struct {
 	ObjectBytes     Size  `json:"objectBytes" help:"largest object, as its body and as it is stored; a zone whose limit is lower than the global's rejects what is larger by name"`
 	BodyBytes       Size  `json:"bodyBytes" help:"largest body of any other request"`
+	BatchBytes      Size  `json:"batchBytes" help:"largest body of a batch"`
+	BatchItems      Count `json:"batchItems" help:"most resources that a batch puts and deletes"`
 	JSONDepth       Count `json:"jsonDepth" help:"how deep lists and objects of a body may nest"`
 	YAMLAliasGrowth Count `json:"yamlAliasGrowth" help:"how many times its own size a YAML body may grow by aliases"`
 	HeaderBytes     Size  `json:"headerBytes" help:"largest headers of a request"`
@@ -66,7 +68,7 @@ type ZoneLimits struct {
 
 func defaultLimits() Limits {
 	return Limits{
-		ObjectBytes: 512 * kib, BodyBytes: mib, JSONDepth: 64, YAMLAliasGrowth: 10, HeaderBytes: 64 * kib, HeaderSeconds: 10,
+		ObjectBytes: 512 * kib, BodyBytes: mib, BatchBytes: 32 * mib, BatchItems: 10_000, JSONDepth: 64, YAMLAliasGrowth: 10, HeaderBytes: 64 * kib, HeaderSeconds: 10,
 		PageItems: 10_000, PageBytes: 32 * mib, AnswerBytes: 128 * mib, Waits: 1000,
 	}
 }
@@ -91,6 +93,8 @@ func (l *Limits) validate() error {
 	return firstError(
 		within("objectBytes", l.ObjectBytes, 4*kib, 8*mib),
 		within("bodyBytes", l.BodyBytes, 4*kib, 64*mib),
+		within("batchBytes", l.BatchBytes, 4*kib, 256*mib),
+		within("batchItems", l.BatchItems, 1, 100_000),
 		within("jsonDepth", l.JSONDepth, 16, 64),
 		within("yamlAliasGrowth", l.YAMLAliasGrowth, 1, 100),
 		within("headerBytes", l.HeaderBytes, 4*kib, mib),

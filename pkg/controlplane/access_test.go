@@ -53,6 +53,8 @@ var access = []struct {
 	{"meridian.api.v1.ResourceService/Delete", write, "DELETE /zones/none", "", `{"plural":"zones","name":"none"}`},
 	{"meridian.api.v1.ResourceService/Delete", admin, "DELETE /meshes/default/secrets/none", "", `{"plural":"secrets","scope":"default","name":"none"}`},
 	{"meridian.api.v1.ResourceService/Delete", admin, "DELETE /revocations/none", "", `{"plural":"revocations","name":"none"}`},
+	{"meridian.api.v1.ResourceService/Batch", write, "PUT /batch", "{}", `{"body":"e30="}`},
+	{"meridian.api.v1.ResourceService/Batch", admin, "PUT /batch", `{"delete":[{"type":"GlobalSecret","name":"none"}]}`, `{"body":"eyJkZWxldGUiOlt7InR5cGUiOiJHbG9iYWxTZWNyZXQiLCJuYW1lIjoibm9uZSJ9XX0="}`},
 	{"meridian.api.v1.InspectService/ListZoneStatus", read, "GET /status/zones", "", `{}`},
 	{"meridian.api.v1.InspectService/ListZoneOverviews", read, "GET /zones+insights", "", `{}`},
 	{"meridian.api.v1.InspectService/GetZoneOverview", read, "GET /zones+insights/none", "", `{"name":"none"}`},

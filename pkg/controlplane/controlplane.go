@@ -228,6 +228,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	o.Policy = auth.AdminPolicy{AllowFromLocalhost: c.Auth.AllowFromLocalhost, AllowRemoteWrites: c.HTTP.AllowRemoteWrites}
 	o.ReadOnly, o.Version, o.InstanceID = c.ReadOnly, v.Version, b.Instance
 	o.Sealer, o.Insights = b.sealer, b.insights
+	o.MaxBatchItems = int(b.Limits.BatchItems)
 	o.Limits, o.MaxPageItems, o.MaxPageBytes, o.MaxWaits = b.ObjectLimits(), int(b.Limits.PageItems), int(b.Limits.PageBytes), int(b.Limits.Waits)
 	o.Users, o.Live = auth.NewUserAuthenticator(UserTokenKeys(b.Store.Config()), Revoked(b.Store.Config())), b.Live
 	service, err := api.New(o)
@@ -242,7 +243,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 		Conn: conn, Table: b.Table, Logger: b.Logger, CORSAllowedDomains: c.CORSAllowedDomains,
 		Observe: b.instruments.answered,
 		Limits: gateway.Limits{
-			ObjectBytes: int64(b.Limits.ObjectBytes), BodyBytes: int64(b.Limits.BodyBytes),
+			ObjectBytes: int64(b.Limits.ObjectBytes), BodyBytes: int64(b.Limits.BodyBytes), BatchBytes: int64(b.Limits.BatchBytes),
 			PageBytes: int(b.Limits.PageBytes), AnswerBytes: int(b.Limits.AnswerBytes),
 		},
 		Identify: func(r *http.Request) context.Context { return auth.WithCaller(r.Context(), auth.CallerOf(r)) },

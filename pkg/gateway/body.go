@@ -46,6 +46,9 @@ func (marshaler) Marshal(v any) ([]byte, error) {
 		return nil, nil
 	case *apiv1.DeleteResponse:
 		return nil, nil
+	case *apiv1.BatchResponse:
+		b, err := plainJSON(batchBodyOf(v))
+		return line(b), err
 	case interface{ GetToken() string }:
 		return []byte(v.GetToken()), nil
 	case interface{ GetJson() []byte }:
@@ -105,6 +108,27 @@ func (m marshaler) NewEncoder(w io.Writer) runtime.Encoder {
 		_, err = w.Write(b)
 		return err
 	})
+}
+
+// batchAnswer is the body of the answer to a batch.
+type batchAnswer struct {
+	Revision string        `json:"revision"`
+	Results  []batchResult `json:"results"`
+}
+
+type batchResult struct {
+	Type   string `json:"type"`
+	Mesh   string `json:"mesh,omitempty"`
+	Name   string `json:"name"`
+	Result string `json:"result"`
+}
+
+func batchBodyOf(m *apiv1.BatchResponse) batchAnswer {
+	a := batchAnswer{strconv.FormatUint(m.GetRevision(), 10), make([]batchResult, len(m.GetResults()))}
+	for i, r := range m.GetResults() {
+		a.Results[i] = batchResult{r.GetType(), r.GetMesh(), r.GetName(), r.GetResult()}
+	}
+	return a
 }
 
 // page is what the answers of all lists are.
@@ -232,6 +256,15 @@ func refuse(w http.ResponseWriter, code int, body errorBody) {
 	_, _ = w.Write(line(b))
 }
 
+// refuseWith answers what a call's error says.
+func refuseWith(w http.ResponseWriter, code int, e *apiv1.Error) {
+	body := errorBody{Title: e.GetTitle(), Details: e.GetDetails()}
+	for _, c := range e.GetCauses() {
+		body.Causes = append(body.Causes, errorItem{c.GetField(), c.GetMessage()})
+	}
+	refuse(w, code, body)
+}
+
 // unreadable answers a body that is too large or too slow, or that the client did not finish.
 func (g *gateway) unreadable(w http.ResponseWriter, rt route, err error) {
 	var tooLarge *http.MaxBytesError
@@ -281,16 +314,16 @@ func (g *gateway) fail(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marsh
 			allow = http.MethodGet
 		}
 		w.Header().Set("Allow", allow)
+		if detail != nil {
+			refuseWith(w, code, detail)
+			return
+		}
 		sentence(w, code, st.Message())
 	case code == http.StatusInternalServerError:
 		g.logger.ErrorContext(ctx, "request failed inside", "method", r.Method, "path", r.URL.Path, "request", w.Header().Get(requestHeader), "error", err)
 		refuse(w, code, errorBody{Title: "Could not process a resource", Details: "Internal Server Error"})
 	case detail != nil:
-		body := errorBody{Title: detail.GetTitle(), Details: detail.GetDetails()}
-		for _, c := range detail.GetCauses() {
-			body.Causes = append(body.Causes, errorItem{c.GetField(), c.GetMessage()})
-		}
-		refuse(w, code, body)
+		refuseWith(w, code, detail)
 	default:
 		sentence(w, code, st.Message())
 	}

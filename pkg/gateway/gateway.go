@@ -34,6 +34,9 @@ const (
 // bodyTime is how long a client may take to send a body, whether it is wanted or not.
 const bodyTime = 30 * time.Second
 
+// maxBatches is how many batches are read and written at a time; others wait.
+const maxBatches = 4
+
 // Options make a gateway.
 type Options struct {
 	// Conn leads to the services, as a rule a *Conn.
@@ -62,8 +65,10 @@ type gateway struct {
 	origins  origins
 	limits   Limits
 	pages    *budget
-	observe  func(Answered)
-	logger   *slog.Logger
+	// batches has an item for each batch that is being read and written.
+	batches chan struct{}
+	observe func(Answered)
+	logger  *slog.Logger
 }
 
 // New makes the handler of the whole HTTP API. It is safe for concurrent use, starts no goroutine, and fails
@@ -79,6 +84,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	g := &gateway{table: o.Table, copies: apiv1.NewBackupServiceClient(o.Conn), identify: o.Identify, origins: allowed, observe: o.Observe, logger: o.Logger}
 	g.limits = o.Limits.withDefaults()
+	g.batches = make(chan struct{}, maxBatches)
 	g.pages = &budget{free: g.limits.AnswerBytes}
 	g.mux = runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
@@ -181,6 +187,17 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 	}
 	var body []byte
 	if r.Method == http.MethodPut || r.Method == http.MethodPost {
+		if route.body == batchBody {
+			// They are large: only some are held at a time.
+			select {
+			case g.batches <- struct{}{}:
+				defer func() { <-g.batches }()
+			case <-r.Context().Done():
+				text(w, http.StatusServiceUnavailable)
+				return
+			}
+			_ = connection.SetReadDeadline(time.Now().Add(bodyTime))
+		}
 		var err error
 		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, g.limits.of(route.body))); err != nil {
 			g.unreadable(w, route, err)
@@ -313,6 +330,9 @@ func finish(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
 	case *apiv1.DeleteResponse:
 		written(w, m.GetRevision(), m.GetDryRun())
 		w.Header().Del("Content-Type")
+	case *apiv1.BatchResponse:
+		written(w, m.GetRevision(), m.GetDryRun())
+		warn(w, m.GetWarnings())
 	case *apiv1.GenerateSigningKeyResponse:
 		w.Header().Set(revisionHeader, m.GetRevision())
 	case *apiv1.ListResponse:
@@ -351,10 +371,8 @@ const (
 // warn says what of a body was read as something else, in the form of RFC 7234, section 5.5.
 func warn(w http.ResponseWriter, warnings []string) {
 	for i, s := range warnings {
-		if left := len(warnings) - i; i == maxWarnings-1 && left > 1 {
-			s = fmt.Sprintf("%d more like these are not listed", left)
-		}
 		if i == maxWarnings {
+			w.Header().Add("Warning", "299 - "+quoted("more was converted than is listed"))
 			return
 		}
 		w.Header().Add("Warning", "299 - "+quoted(s))

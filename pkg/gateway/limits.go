@@ -25,7 +25,7 @@ func (l Limits) withDefaults() Limits {
 	return Limits{
 		ObjectBytes: cmp.Or(l.ObjectBytes, 512<<10), BodyBytes: cmp.Or(l.BodyBytes, 1<<20),
 		BatchBytes: cmp.Or(l.BatchBytes, 32<<20),
-		PageBytes: cmp.Or(l.PageBytes, 32<<20), AnswerBytes: cmp.Or(l.AnswerBytes, 128<<20),
+		PageBytes:  cmp.Or(l.PageBytes, 32<<20), AnswerBytes: cmp.Or(l.AnswerBytes, 128<<20),
 	}
 }
 
