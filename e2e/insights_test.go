@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"slices"
@@ -122,9 +123,9 @@ func (o *observer) prepare(ctx context.Context, example map[string]any) error {
 
 // write writes the dataplane of an overview.
 func (o *observer) write(ctx context.Context, item map[string]any) error {
-	body := map[string]any{"type": "Dataplane", "mesh": item["mesh"], "name": item["name"]}
-	maps.Copy(body, item["dataplane"].(map[string]any))
-	_, err := o.client.Put(ctx, fmt.Sprintf("/meshes/%s/dataplanes/%s", item["mesh"], item["name"]), body)
+	d, _ := o.table.ByKind(resource.KindDataplane)
+	path := fmt.Sprintf("/meshes/%s/dataplanes/%s", item["mesh"], item["name"])
+	_, err := o.client.Put(ctx, path, written(d, item, item["dataplane"].(map[string]any)))
 	return err
 }
 
@@ -228,19 +229,18 @@ func (o *observer) ask(ctx context.Context, path string, example map[string]any)
 // same compares one object with what an example shows of it.
 func (o *observer) same(want, have map[string]any) error {
 	want = maps.Clone(want)
-	if shown, ok := want["dataplane"].(map[string]any); ok {
+	for part, kind := range map[string]resource.Kind{"dataplane": resource.KindDataplane, "zone": resource.KindZone} {
+		shown, ok := want[part].(map[string]any)
+		if !ok {
+			continue
+		}
 		// What a user wrote is compared as everywhere: in the shape of today, and by its values.
-		d, _ := o.table.ByKind(resource.KindDataplane)
-		given, _ := have["dataplane"].(map[string]any)
-		example, answer := map[string]any{}, map[string]any{}
-		for to, from := range map[*map[string]any]map[string]any{&example: shown, &answer: given} {
-			maps.Copy(*to, from)
-			(*to)["type"], (*to)["mesh"], (*to)["name"] = "Dataplane", want["mesh"], want["name"]
+		d, _ := o.table.ByKind(kind)
+		given, _ := have[part].(map[string]any)
+		if err := o.holds(d, written(d, want, shown), written(d, want, given)); err != nil {
+			return fmt.Errorf("%s%w", part, err)
 		}
-		if err := o.holds(d, example, answer); err != nil {
-			return fmt.Errorf("dataplane%w", err)
-		}
-		delete(want, "dataplane")
+		delete(want, part)
 	}
 	for _, key := range []string{"type", "mesh", "name", "status"} {
 		if shown, ok := want[key]; ok && shown != have[key] {
@@ -248,6 +248,16 @@ func (o *observer) same(want, have map[string]any) error {
 		}
 	}
 	return formed("", want, have)
+}
+
+// written is a part of an overview as it is written.
+func written(d *resource.Descriptor, overview, part map[string]any) map[string]any {
+	body := map[string]any{"type": string(d.Kind), "name": overview["name"]}
+	if d.Scope == resource.ScopeMesh {
+		body["mesh"] = overview["mesh"]
+	}
+	maps.Copy(body, part)
+	return body
 }
 
 // formed says what of want is missing in have, or has another form there.
@@ -302,6 +312,69 @@ func alike(a, b string) bool {
 	}
 	digits := func(s string) bool { return strings.Trim(s, "0123456789") == "" }
 	return digits(a) == digits(b) && b != ""
+}
+
+// TestTranscriptsOfZones sends the examples about what was observed of zones to a global control plane that has the
+// objects of all other examples, after a zone has had a session with it.
+func TestTranscriptsOfZones(t *testing.T) {
+	raw, err := transcripts.ReadFile("transcripts/testdata/1.1.json")
+	must(t, raw, err)
+	var all []exchange
+	if err := json.Unmarshal(raw, &all); err != nil {
+		t.Fatal(err)
+	}
+	global := inProcess{}.global(t)
+	o := &observer{replay: &replay{t: t, client: global.client(), table: resource.NewTable(), bodies: map[*resource.Descriptor]map[string]any{}}}
+	for _, e := range all {
+		target, ok := o.target(e)
+		if !ok || e.Method != http.MethodPut || target.d.Writable != resource.WritableOnGlobal || slips[fmt.Sprintf("1.1:%d", e.Line)] != "" {
+			continue
+		}
+		if err := o.play(e, target); err != nil {
+			t.Fatalf("1.1:%d: %v", e.Line, err)
+		}
+	}
+	// The only kind of which the document writes none.
+	put(t, global, "/meshes/default/circuit-breakers/cb", `{"sources":[{"match":{"kuma.io/service":"*"}}],"destinations":[{"match":{"kuma.io/service":"*"}}],"conf":{"detectors":{"totalErrors":{}}}}`)
+	sent := 0
+	for _, e := range all {
+		if !strings.Contains(e.URL, "/zones+insights") {
+			continue
+		}
+		sent++
+		var example map[string]any
+		if err := json.Unmarshal([]byte(e.Answer), &example); err != nil {
+			t.Fatalf("1.1:%d: %v", e.Line, err)
+		}
+		d, _ := o.table.ByKind(resource.KindZone)
+		name := example["name"].(string)
+		head, err := o.client.Put(within(t, 10*time.Second), "/zones/"+name, written(d, example, example["zone"].(map[string]any)))
+		must(t, head, err)
+		zone := inProcess{}.zone(t, zoneOptions{name: name, global: global})
+		until(t, 10*time.Second, "the zone has it all", func(ctx context.Context) error {
+			p, err := o.client.ZonePosition(ctx, name)
+			if err == nil && p.Applied < head {
+				err = fmt.Errorf("it is at %d of %d", p.Applied, head)
+			}
+			return err
+		})
+		zone.stop(t) // with the end of a session all that was counted in it is written
+		// Of the sessions that it shows, each is to be like the one that there was; and dataplanes go up only.
+		for _, s := range example["zoneInsight"].(map[string]any)["subscriptions"].([]any) {
+			if stat, ok := s.(map[string]any)["status"].(map[string]any)["stat"].(map[string]any); ok {
+				delete(stat, "Dataplane")
+			}
+			one := maps.Clone(example)
+			one["zoneInsight"] = map[string]any{"subscriptions": []any{s}}
+			u, err := url.Parse(e.URL)
+			must(t, u, err)
+			until(t, 10*time.Second, fmt.Sprintf("1.1:%d %s", e.Line, u.Path), func(ctx context.Context) error { return o.ask(ctx, u.Path, one) })
+		}
+	}
+	if sent == 0 {
+		t.Error("no example was sent")
+	}
+	t.Logf("1.1: %d of %d examples are about what was observed of zones, and were sent", sent, len(all))
 }
 
 // TestInsightsFollowProxies connects, degrades and stops proxies of a zone, and reads what its own control plane and

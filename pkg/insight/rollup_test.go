@@ -47,7 +47,7 @@ func readSums(r *insight.Rollup, meshes []string) (sums, error) {
 			n--
 			s.Services[k.Scope+"/"+k.Name] = in
 			if one, err := r.Service(ctx, k.Scope, k.Name); err != nil || !proto.Equal(one, in) {
-				return s, fmt.Errorf("%s alone is %v (%v), in the list %v", k, one, err, in)
+				return s, fmt.Errorf("%s alone is %v (%w), in the list %v", k, one, err, in)
 			}
 			if k.Scope != m {
 				return s, fmt.Errorf("%s is among the services of %s", k, m)
