@@ -93,3 +93,35 @@ func FuzzBody(f *testing.F) {
 		}
 	})
 }
+
+// FuzzBatch: no batch brings the server into trouble, and a dry run says what becomes of it.
+func FuzzBatch(f *testing.F) {
+	mesh, in := `{"type":"Mesh","name":"default"}`, policyIn("default", "t", "1s")
+	for _, body := range []string{
+		`{}`, `[]`, `{"put":[],"delete":[]}`, batchOf([]string{in, mesh}, []string{keyOf("Timeout", "default", "there")}), batchOf([]string{in, in}, nil),
+		`{"put":[{"type":"Zone","mesh":"x","name":"z","enabled":true}]}`, `{"put":[null,1,{"type":1}],"delete":[{"type":"Mesh","name":null}]}`, `{"put":{},"put":[]}`,
+		"type: Mesh\nname: default\n---\ndelete: {type: Timeout, mesh: default, name: there}\n", "%YAML 1.2\n--- |\n x\n...\n---\ndelete:\n", "---\n---\n- a\n--- &a [*a]\n",
+		`{"put":[{"type":"Secret","mesh":"default","name":"s","data":"AA=="}],"delete":[{"type":"Secret","mesh":"default","name":"s"}]}`,
+	} {
+		f.Add(body)
+	}
+	p := start(f, setup{})
+	p.must(p.put("/meshes/default/timeouts/there", timeout), 201)
+	f.Fuzz(func(t *testing.T, body string) {
+		for _, contentType := range []string{"application/json", "application/yaml"} {
+			dry, ok := p.serve(t, "PUT", "/batch?dryRun=true", contentType, body)
+			if !ok {
+				continue
+			}
+			before := p.store.Config().View().Revision()
+			done, _ := p.serve(t, "PUT", "/batch", contentType, body)
+			after := p.store.Config().View().Revision()
+			if dry.Code >= 500 || dry.Code != done.Code {
+				t.Errorf("%q: dry %d %s, then %d %s", body, dry.Code, dry.Body, done.Code, done.Body)
+			}
+			if moved := after - before; moved > 1 || moved == 1 && done.Code != 200 {
+				t.Errorf("%q: %d, and the log moved by %d", body, done.Code, moved)
+			}
+		}
+	})
+}
