@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 )
@@ -23,5 +24,26 @@ func BenchmarkPut(b *testing.B) {
 		if w, _ := p.serve(b, http.MethodPut, "/meshes/default/timeouts/t", "application/json", timeout); w.Code != 200 && w.Code != 201 {
 			b.Fatal(w.Code)
 		}
+	}
+}
+
+// BenchmarkBatch writes 10,000 routes at one revision.
+func BenchmarkBatch(b *testing.B) {
+	p := start(b, setup{})
+	puts := make([]string, 10_000)
+	for i := range puts {
+		puts[i] = fmt.Sprintf(`{"type":"TrafficRoute","mesh":"default","name":"route-%d","sources":[{"match":{"kuma.io/service":"web-%d"}}],"destinations":[{"match":{"kuma.io/service":"backend-%d"}}],`+
+			`"conf":{"split":[{"weight":90,"destination":{"kuma.io/service":"backend-%d","version":"v1"}},{"weight":10,"destination":{"kuma.io/service":"backend-%d","version":"v2"}}]}}`, i, i, i, i, i)
+	}
+	body := batchOf(puts, nil)
+	for _, path := range []string{"/batch?dryRun=true", "/batch"} {
+		b.Run(path, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if w, _ := p.serve(b, http.MethodPut, path, "application/json", body); w.Code != 200 {
+					b.Fatal(w.Code, w.Body)
+				}
+			}
+		})
 	}
 }
