@@ -37,17 +37,17 @@ func (l Limits) DecodeBatchJSON(t *Table, body []byte, most int, take func(Batch
 		return err
 	}
 	b := newBatch(t, l, most, take)
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
+	s := validJSON{body: body}
+	if !s.takes('{') {
 		return &SyntaxError{Line: 1, Column: 1, Message: "the body must be an object with the lists put and delete"}
 	}
 	seen := map[string]bool{}
-	for dec.More() {
-		name, err := dec.Token()
-		if err != nil {
+	for !s.takes('}') {
+		var list string
+		if err := json.Unmarshal(s.value(), &list); err != nil {
 			return err
 		}
-		list, _ := name.(string)
+		s.takes(':')
 		switch {
 		case list != batchPut && list != batchDelete:
 			b.violations.Add(fieldPath("", list), unknownField)
@@ -55,17 +55,73 @@ func (l Limits) DecodeBatchJSON(t *Table, body []byte, most int, take func(Batch
 			b.violations.Add(list, givenTwice)
 		default:
 			seen[list] = true
-			if err := b.list(dec, list); err != nil {
+			if err := b.list(&s, list); err != nil {
 				return err
+			}
+			s.takes(',')
+			continue
+		}
+		s.value()
+		s.takes(',')
+	}
+	return b.violations.Err()
+}
+
+// validJSON walks over JSON that is known to be valid, so that each item is looked at only when it is its turn, and
+// its size is known before.
+type validJSON struct {
+	body []byte
+	at   int
+}
+
+// takes passes over white space, and over a byte if it is the next.
+func (s *validJSON) takes(c byte) bool {
+	for s.at < len(s.body) && (s.body[s.at] == ' ' || s.body[s.at] == '\t' || s.body[s.at] == '\n' || s.body[s.at] == '\r') {
+		s.at++
+	}
+	if s.at < len(s.body) && s.body[s.at] == c {
+		s.at++
+		return true
+	}
+	return false
+}
+
+// value passes over a value, and gives it. White space before it has been passed over.
+func (s *validJSON) value() []byte {
+	start, depth := s.at, 0
+	for s.at < len(s.body) {
+		switch s.body[s.at] {
+		case '"':
+			for s.at++; s.body[s.at] != '"'; s.at++ {
+				if s.body[s.at] == '\\' {
+					s.at++
+				}
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 { // of a number's or a word's list
+				return s.body[start:s.at]
+			}
+			depth--
+		case ',', ' ', '\t', '\n', '\r':
+			if depth == 0 {
+				return s.body[start:s.at]
+			}
+			s.at++
+			continue
+		default:
+			s.at++
+			if depth == 0 && s.at == len(s.body) {
+				return s.body[start:]
 			}
 			continue
 		}
-		var skipped json.RawMessage
-		if err := dec.Decode(&skipped); err != nil {
-			return err
+		if s.at++; depth == 0 {
+			return s.body[start:s.at]
 		}
 	}
-	return b.violations.Err()
+	return s.body[start:]
 }
 
 // DecodeBatchYAML is DecodeBatchJSON for YAML documents, each a resource, or delete: {type, mesh, name}.
@@ -161,25 +217,18 @@ func (b *batch) count() error {
 }
 
 // list reads one list of a valid body, one item at a time.
-func (b *batch) list(dec *json.Decoder, name string) error {
-	switch start, err := dec.Token(); {
-	case err != nil:
-		return err
-	case start == nil:
+func (b *batch) list(s *validJSON, name string) error {
+	if !s.takes('[') {
+		if other := s.value(); string(other) != "null" {
+			b.violations.Add(name, "must be a list")
+		}
 		return nil
-	case start != json.Delim('['):
-		// What else is wrong stands behind it, and is not looked for.
-		b.violations.Add(name, "must be a list")
-		return b.violations
 	}
-	for dec.More() {
+	for ; !s.takes(']'); s.takes(',') {
 		if err := b.count(); err != nil {
 			return err
 		}
-		var raw json.RawMessage
-		if err := dec.Decode(&raw); err != nil {
-			return err
-		}
+		raw := s.value()
 		next := b.puts
 		if name == batchDelete {
 			next = b.deletes
@@ -188,7 +237,7 @@ func (b *batch) list(dec *json.Decoder, name string) error {
 		if err := b.limits.fits(len(raw)); err != nil {
 			return fmt.Errorf("%s is %w", path, err)
 		}
-		v, err := parseJSON(raw, b.limits.Depth)
+		v, err := parseValidJSON(raw, b.limits.Depth)
 		if name == batchDelete {
 			if err != nil {
 				b.deletes++
@@ -207,8 +256,7 @@ func (b *batch) list(dec *json.Decoder, name string) error {
 			return err
 		}
 	}
-	_, err := dec.Token()
-	return err
+	return nil
 }
 
 // broken notes an item that has no form.

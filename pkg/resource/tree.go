@@ -78,6 +78,11 @@ func parseJSON(body []byte, depth int) (value, error) {
 		}
 		return value{}, &SyntaxError{Message: err.Error()}
 	}
+	return parseValidJSON(body, depth)
+}
+
+// parseValidJSON is parseJSON of one value that is known to be valid.
+func parseValidJSON(body []byte, depth int) (value, error) {
 	p := jsonParser{body: body, most: depth, dec: json.NewDecoder(bytes.NewReader(body))}
 	p.dec.UseNumber()
 	return p.value(1)
