@@ -43,10 +43,7 @@ func (l Limits) DecodeBatchJSON(t *Table, body []byte, most int, take func(Batch
 	}
 	seen := map[string]bool{}
 	for !s.takes('}') {
-		var list string
-		if err := json.Unmarshal(s.value(), &list); err != nil {
-			return err
-		}
+		list := s.text()
 		s.takes(':')
 		switch {
 		case list != batchPut && list != batchDelete:
@@ -65,63 +62,6 @@ func (l Limits) DecodeBatchJSON(t *Table, body []byte, most int, take func(Batch
 		s.takes(',')
 	}
 	return b.violations.Err()
-}
-
-// validJSON walks over JSON that is known to be valid, so that each item is looked at only when it is its turn, and
-// its size is known before.
-type validJSON struct {
-	body []byte
-	at   int
-}
-
-// takes passes over white space, and over a byte if it is the next.
-func (s *validJSON) takes(c byte) bool {
-	for s.at < len(s.body) && (s.body[s.at] == ' ' || s.body[s.at] == '\t' || s.body[s.at] == '\n' || s.body[s.at] == '\r') {
-		s.at++
-	}
-	if s.at < len(s.body) && s.body[s.at] == c {
-		s.at++
-		return true
-	}
-	return false
-}
-
-// value passes over a value, and gives it. White space before it has been passed over.
-func (s *validJSON) value() []byte {
-	start, depth := s.at, 0
-	for s.at < len(s.body) {
-		switch s.body[s.at] {
-		case '"':
-			for s.at++; s.body[s.at] != '"'; s.at++ {
-				if s.body[s.at] == '\\' {
-					s.at++
-				}
-			}
-		case '{', '[':
-			depth++
-		case '}', ']':
-			if depth == 0 { // of a number's or a word's list
-				return s.body[start:s.at]
-			}
-			depth--
-		case ',', ' ', '\t', '\n', '\r':
-			if depth == 0 {
-				return s.body[start:s.at]
-			}
-			s.at++
-			continue
-		default:
-			s.at++
-			if depth == 0 && s.at == len(s.body) {
-				return s.body[start:]
-			}
-			continue
-		}
-		if s.at++; depth == 0 {
-			return s.body[start:s.at]
-		}
-	}
-	return s.body[start:]
 }
 
 // DecodeBatchYAML is DecodeBatchJSON for YAML documents, each a resource, or delete: {type, mesh, name}.
@@ -237,7 +177,7 @@ func (b *batch) list(s *validJSON, name string) error {
 		if err := b.limits.fits(len(raw)); err != nil {
 			return fmt.Errorf("%s is %w", path, err)
 		}
-		v, err := parseValidJSON(raw, b.limits.Depth)
+		v, err := (&validJSON{body: raw}).parse(1, b.limits.Depth)
 		if name == batchDelete {
 			if err != nil {
 				b.deletes++

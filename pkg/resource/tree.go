@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"unicode/utf8"
 )
 
@@ -71,79 +70,139 @@ func parseJSON(body []byte, depth int) (value, error) {
 	if !utf8.Valid(body) {
 		return value{}, &SyntaxError{Message: "the body is not valid UTF-8"}
 	}
-	var raw json.RawMessage
-	if err := json.Unmarshal(body, &raw); err != nil {
+	if !json.Valid(body) {
+		err := json.Unmarshal(body, new(json.RawMessage))
 		if s, ok := errors.AsType[*json.SyntaxError](err); ok {
 			return value{}, syntaxErrorAt(body, int(s.Offset)-1, s.Error())
 		}
-		return value{}, &SyntaxError{Message: err.Error()}
+		return value{}, &SyntaxError{Message: "the body is not valid JSON"}
 	}
-	return parseValidJSON(body, depth)
+	return (&validJSON{body: body}).parse(1, depth)
 }
 
-// parseValidJSON is parseJSON of one value that is known to be valid.
-func parseValidJSON(body []byte, depth int) (value, error) {
-	p := jsonParser{body: body, most: depth, dec: json.NewDecoder(bytes.NewReader(body))}
-	p.dec.UseNumber()
-	return p.value(1)
-}
-
-type jsonParser struct {
+// validJSON walks over JSON that is known to be valid.
+type validJSON struct {
 	body []byte
-	most int
-	dec  *json.Decoder
+	at   int
 }
 
-func (p *jsonParser) fail(err error) error {
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+// space passes over white space.
+func (s *validJSON) space() {
+	for s.at < len(s.body) && (s.body[s.at] == ' ' || s.body[s.at] == '\t' || s.body[s.at] == '\n' || s.body[s.at] == '\r') {
+		s.at++
 	}
-	return syntaxErrorAt(p.body, int(p.dec.InputOffset()), err.Error())
 }
 
-func (p *jsonParser) value(depth int) (value, error) {
-	t, err := p.dec.Token()
-	if err != nil {
-		return value{}, p.fail(err)
+// takes passes over white space, and over a byte if it is the next.
+func (s *validJSON) takes(c byte) bool {
+	s.space()
+	if s.at < len(s.body) && s.body[s.at] == c {
+		s.at++
+		return true
 	}
-	switch t := t.(type) {
-	case nil:
-		return value{}, nil
-	case bool:
-		return value{shape: shapeBool, truth: t}, nil
-	case json.Number:
-		return value{shape: shapeNumber, text: t.String()}, nil
-	case string:
-		return value{shape: shapeString, text: t}, nil
-	}
-	if depth > p.most {
-		return value{}, p.fail(errors.New(tooDeep(p.most)))
-	}
-	v := value{shape: shapeList}
-	if t == json.Delim('{') {
-		v.shape = shapeObject
-	}
-	for p.dec.More() {
-		var name string
-		if v.shape == shapeObject {
-			t, err := p.dec.Token()
-			if err != nil {
-				return value{}, p.fail(err)
+	return false
+}
+
+// value passes over a value, and gives its bytes.
+func (s *validJSON) value() []byte {
+	s.space()
+	start := s.at
+	for depth := 0; s.at < len(s.body); {
+		switch s.body[s.at] {
+		case '"':
+			s.skipString()
+			if depth == 0 {
+				return s.body[start:s.at]
 			}
-			name, _ = t.(string)
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 { // behind a number or a word
+				return s.body[start:s.at]
+			}
+			if depth--; depth == 0 {
+				s.at++
+				return s.body[start:s.at]
+			}
+		case ',', ' ', '\t', '\n', '\r':
+			if depth == 0 {
+				return s.body[start:s.at]
+			}
 		}
-		x, err := p.value(depth + 1)
+		s.at++
+	}
+	return s.body[start:]
+}
+
+// skipString passes over a string, and says whether it has escapes.
+func (s *validJSON) skipString() (escaped bool) {
+	for s.at++; s.body[s.at] != '"'; s.at++ {
+		if s.body[s.at] == '\\' {
+			escaped = true
+			s.at++
+		}
+	}
+	s.at++
+	return escaped
+}
+
+// text takes a string.
+func (s *validJSON) text() string {
+	s.space()
+	start := s.at
+	if !s.skipString() {
+		return string(s.body[start+1 : s.at-1])
+	}
+	var out string
+	if err := json.Unmarshal(s.body[start:s.at], &out); err != nil { // what is valid has no error
+		return string(s.body[start+1 : s.at-1])
+	}
+	return out
+}
+
+// parse takes a value that stands so deep, of which most is as deep as one may.
+func (s *validJSON) parse(depth, most int) (value, error) {
+	s.space()
+	switch c := s.body[s.at]; c {
+	case '"':
+		return value{shape: shapeString, text: s.text()}, nil
+	case '{', '[':
+		if s.at++; depth > most {
+			return value{}, syntaxErrorAt(s.body, s.at, tooDeep(most))
+		}
+		return s.inner(c, depth, most)
+	case 'n':
+		s.value()
+		return value{}, nil
+	case 't', 'f':
+		return value{shape: shapeBool, truth: len(s.value()) == len("true")}, nil
+	}
+	return value{shape: shapeNumber, text: string(s.value())}, nil
+}
+
+// inner takes what stands in a list or an object, and its end.
+func (s *validJSON) inner(open byte, depth, most int) (value, error) {
+	if open == '[' {
+		v := value{shape: shapeList}
+		for ; !s.takes(']'); s.takes(',') {
+			x, err := s.parse(depth+1, most)
+			if err != nil {
+				return value{}, err
+			}
+			v.items = append(v.items, x)
+		}
+		return v, nil
+	}
+	v := value{shape: shapeObject}
+	for ; !s.takes('}'); s.takes(',') {
+		name := s.text()
+		s.takes(':')
+		x, err := s.parse(depth+1, most)
 		if err != nil {
 			return value{}, err
 		}
-		if v.shape == shapeObject {
-			v.members = append(v.members, member{name, x})
-		} else {
-			v.items = append(v.items, x)
-		}
-	}
-	if _, err := p.dec.Token(); err != nil {
-		return value{}, p.fail(err)
+		v.members = append(v.members, member{name, x})
 	}
 	return v, nil
 }
