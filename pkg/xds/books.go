@@ -138,8 +138,11 @@ func (b *books) settle(c class, name string) {
 	}
 }
 
+// heldSince says whether a proxy refused a resource as it is now, and if so since when it lacks it.
+type heldSince func(*envoy.Resource) (resource.Revision, bool)
+
 // compare sets the feed's changes anew, from what the proxy says that it has.
-func (b *books) compare(c class, since resource.Revision, held func(*envoy.Resource) bool) {
+func (b *books) compare(c class, since resource.Revision, held heldSince) {
 	f := &b.feeds[c]
 	before := f.pending
 	f.pending = nil
@@ -152,9 +155,9 @@ func (b *books) compare(c class, since resource.Revision, held func(*envoy.Resou
 		if had == r.Version && !again && f.wants(r.Name) {
 			continue
 		}
-		p := f.add(r.Name, &change{had: had, want: r, since: since, again: again, held: held(r)})
-		if p.held {
-			p.since, p.behind = 0, since
+		p := f.add(r.Name, &change{had: had, want: r, since: since, again: again})
+		if p.behind, p.held = held(r); p.held {
+			p.since, p.behind = 0, earlier(p.behind, since)
 		}
 	}
 	if f.sub == nil {
@@ -185,7 +188,7 @@ func (b *books) ask(c class, name string) {
 
 // publish moves to another target. What differs is owed since the given revision; 0: by nobody's change, and what
 // was owed before stays owed since then.
-func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Resource) bool) {
+func (b *books) publish(t *target, since resource.Revision, held heldSince) {
 	old := b.target
 	b.target = t
 	if old == nil {
@@ -205,7 +208,10 @@ func (b *books) publish(t *target, since resource.Revision, held func(*envoy.Res
 				p.had = was.Version
 			}
 		}
-		p.want, p.asked, p.kept, p.held = is, false, false, is != nil && held(is)
+		p.want, p.asked, p.kept, p.held = is, false, false, false
+		if is != nil {
+			_, p.held = held(is)
+		}
 		since := b.inherit(since, was, t)
 		if !p.held && p.behind != 0 {
 			since, p.behind = earlier(p.behind, cmp.Or(since, p.behind)), 0
@@ -273,7 +279,7 @@ func (b *books) inherit(since resource.Revision, was *envoy.Resource, t *target)
 
 // request takes in what a proxy says: an ACK or a NACK, and what it subscribes to. It returns what was refused
 // alone, if this is a NACK that says so.
-func (b *books) request(c class, req *discoveryv3.DeltaDiscoveryRequest, since resource.Revision, held func(*envoy.Resource) bool) (refused *envoy.Resource) {
+func (b *books) request(c class, req *discoveryv3.DeltaDiscoveryRequest, since resource.Revision, held heldSince) (refused *envoy.Resource) {
 	f := &b.feeds[c]
 	if !f.seen {
 		f.seen, f.fresh, f.wild = true, true, f.sub.IsWildcard()
@@ -432,7 +438,18 @@ func (b *books) hold(c class, bad *envoy.Resource) {
 	}
 	p.held, p.again, p.early = true, false, false
 	p.since, p.next, p.behind = 0, 0, cmp.Or(p.oldest(), p.behind)
+	if !b.joined {
+		p.behind = 1 // what the proxy has may be older than this process
+	}
 	b.forget()
+}
+
+// behind is since when the proxy lacks a resource that it refused; 0: it is not one.
+func (b *books) behind(c class, name string) resource.Revision {
+	if p := b.feeds[c].pending[name]; p != nil && p.held {
+		return p.behind
+	}
+	return 0
 }
 
 // forget sees to it that no position waits for what the proxy will not ask for: routes and endpoints that are

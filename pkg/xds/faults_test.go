@@ -77,16 +77,17 @@ func newFaulty(t *testing.T) *faulty {
 func (f *faulty) run(ctx context.Context, conn *grpc.ClientConn) {
 	o := node("web")
 	for ctx.Err() == nil {
-		f.mu.Lock()
-		o.Before = f.last
+		// A bubble's time stands while anybody waits for a lock: none is held over what takes time.
 		c, err := xdstest.Connect(ctx, conn, o)
-		f.client = c
-		f.mu.Unlock()
 		if err == nil {
-			_ = c.Wait(ctx, func(s *xdstest.State) bool { return s.Done })
 			f.mu.Lock()
+			f.client = c
+			f.mu.Unlock()
+			_ = c.Wait(ctx, func(s *xdstest.State) bool { return s.Done })
 			c.Close()
-			f.last, f.client = ptr(c.State()), nil
+			o.Before = ptr(c.State())
+			f.mu.Lock()
+			f.last, f.client = o.Before, nil
 			f.mu.Unlock()
 		}
 		select {

@@ -55,12 +55,17 @@ type proxy struct {
 type refused struct {
 	version string
 	told    Refusal
+	// behind is since when the proxy lacks it.
+	behind resource.Revision
 }
 
-// held says whether the proxy has refused a resource as it is now.
-func (p *proxy) held(r *envoy.Resource) bool {
+// held implements heldSince.
+func (p *proxy) held(r *envoy.Resource) (resource.Revision, bool) {
 	x, ok := p.refused[envoy.Ref{TypeURL: r.TypeURL, Name: r.Name}]
-	return ok && x.version == r.Version
+	if !ok || x.version != r.Version {
+		return 0, false
+	}
+	return x.behind, true
 }
 
 // publish gives the proxy another configuration, made from changes since the given revision.
@@ -171,11 +176,15 @@ func (p *proxy) refuse(r *envoy.Resource, text string) {
 	if p.refused == nil {
 		p.refused = map[envoy.Ref]refused{}
 	}
-	p.refused[ref] = refused{r.Version, told}
 	c, _ := classOf(r.TypeURL)
+	x := refused{version: r.Version, told: told}
 	for _, st := range p.streams {
 		st.books.hold(c, r)
+		if at := st.books.behind(c, r.Name); at != 0 {
+			x.behind = earlier(x.behind, at)
+		}
 	}
+	p.refused[ref] = x
 	if _, shown := p.invalid[ref]; !shown {
 		p.o.Observer.Refused(told)
 	}

@@ -30,7 +30,7 @@ type stream struct {
 	// from is a revision at which its dataplane was there.
 	from resource.Revision
 	node *corev3.Node
-	// timer ends the stream, first if nothing comes, then when the token expires.
+	// timer ends the stream if nothing comes.
 	timer *time.Timer
 	// release the hold on the credentials; nil: there is none.
 	release func()
