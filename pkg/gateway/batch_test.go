@@ -262,6 +262,84 @@ func TestBatchOfDataplanes(t *testing.T) {
 	}
 }
 
+func TestBatchAgainstOthers(t *testing.T) {
+	var h *hooked
+	p := start(t, setup{api: api.Options{Mode: api.Standalone}, wrap: func(s store.Store) store.Store { h = &hooked{Store: s}; return h }})
+	p.mesh("m")
+	p.must(p.put("/meshes/m/dataplanes/a", dataplane), 201)
+	// once is what others write between a batch's decision and its commit.
+	once := func(b func(store.Batch) bool, meanwhile func()) {
+		done := false
+		h.hook = func(batch store.Batch) error {
+			if !done && b(batch) {
+				done = true
+				meanwhile()
+			}
+			return nil
+		}
+	}
+	once(func(b store.Batch) bool { return len(b.DeleteScopes) > 0 }, func() {
+		p.must(p.put("/meshes/m/dataplanes/b", dataplane), 201)
+	})
+	a := p.must(p.put("/batch", batchOf(nil, []string{keyOf("Mesh", "", "m"), keyOf("Dataplane", "m", "a")})), 400)
+	if got := p.problem(a).Causes; len(got) != 1 || got[0].Message != "unable to delete mesh, there are still 1 dataplanes attached" {
+		t.Errorf("%+v", got)
+	}
+	p.must(p.do("GET", "/meshes/m/dataplanes/a", ""), 200)
+
+	// What it says of a resource is what it did to it.
+	once(func(b store.Batch) bool { return len(b.Puts) == 2 }, func() {
+		p.must(p.put("/meshes/m/timeouts/t", timeout), 201)
+	})
+	a = p.must(p.put("/batch", batchOf([]string{policyIn("m", "t", "7s"), policyIn("m", "u", "7s")}, nil)), 200)
+	if got := p.batch(a).Results; got[0]["result"] != "unchanged" || got[1]["result"] != "created" {
+		t.Error(got)
+	}
+	once(func(b store.Batch) bool { return len(b.Puts) == 1 && b.Puts[0].Key.Name == "v" }, func() {
+		p.must(p.do("DELETE", "/meshes/m/dataplanes/a", ""), 200)
+		p.must(p.do("DELETE", "/meshes/m/dataplanes/b", ""), 200)
+		p.must(p.do("DELETE", "/meshes/m", ""), 200)
+	})
+	p.must(p.put("/batch", batchOf([]string{policyIn("m", "v", "7s")}, nil)), 400)
+	if left := namesIn(p, "m"); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// TestBatchOfZones: what came from each zone goes with it, and would have to be sent anew.
+func TestBatchOfZones(t *testing.T) {
+	p := start(t, setup{})
+	var deletes []string
+	for _, zone := range []string{"zone-1", "zone-2"} {
+		p.must(p.put("/zones/"+zone, `{"enabled":true}`), 201)
+		p.seed(resource.Key{Kind: resource.KindDataplane, Scope: "default", Name: zone + ".d"}, resource.Origin(zone), nil)
+		p.seed(resource.Key{Kind: resource.KindDataplaneInsight, Scope: "default", Name: zone + ".d"}, resource.Origin(zone), nil)
+		for _, log := range []store.Log{p.store.Config(), p.store.Status()} {
+			if _, err := log.Apply(t.Context(), store.Batch{Cursor: &store.CursorMove{Peer: zone, To: store.Cursor{Store: "s", Epoch: "e", Revision: 7}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		deletes = append(deletes, keyOf("Zone", "", zone))
+	}
+	before := p.store.Config().View().Revision()
+	p.must(p.put("/batch", batchOf(nil, deletes)), 200)
+	if now := p.store.Config().View().Revision(); now != before+1 {
+		t.Errorf("from revision %s to %s", before, now)
+	}
+	for _, v := range []store.View{p.store.Config().View(), p.store.Status().View()} {
+		for _, zone := range []string{"zone-1", "zone-2"} {
+			if c, _ := v.Cursor(zone); c != (store.Cursor{}) {
+				t.Errorf("cursor of %s: %+v", zone, c)
+			}
+			for o := range v.Scan(store.Everything()) {
+				if o.Origin == resource.Origin(zone) {
+					t.Errorf("left: %s", o.Key)
+				}
+			}
+		}
+	}
+}
+
 // TestBatchWithAuthority: a mesh, its provided CA and the secrets of that come and go together.
 func TestBatchWithAuthority(t *testing.T) {
 	p := start(t, setup{})
