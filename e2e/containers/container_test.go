@@ -193,6 +193,7 @@ func (u *unit) pause(t *testing.T) {
 	t.Helper()
 	act(t, u, "pause", suite.docker.Client().ContainerPause)
 }
+
 func (u *unit) unpause(t *testing.T) {
 	t.Helper()
 	act(t, u, "unpause", suite.docker.Client().ContainerUnpause)

@@ -23,7 +23,8 @@ func statusOf(p *plane, path string) (s struct {
 		Type, Kind, Mesh, Name, Revision, Reason, Zone, Count, ResourceType, ResourceName string
 		Proxies                                                                           []string
 	}
-}) {
+},
+) {
 	p.t.Helper()
 	var body struct{ Status json.RawMessage }
 	a := p.must(p.do("GET", path+"?status=true", ""), 200)

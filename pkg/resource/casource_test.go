@@ -39,7 +39,8 @@ func TestCASources(t *testing.T) {
 		{`{"name":"b","type":"provided","conf":{"cert":{"secret":"c"},"key":{"secret":"k"}}}`, secret("c"), secret("k")},
 		{
 			`{"name":"b","type":"provided","conf":{"cert":{"inline":"YWI="},"key":{"inlineString":"cd"}}}`,
-			CASource{Inline: []byte("ab")}, CASource{Inline: []byte("cd")},
+			CASource{Inline: []byte("ab")},
+			CASource{Inline: []byte("cd")},
 		},
 		{
 			`{"name":"b","type":"provided","conf":{"cert":{"file":"/c"},"key":{"file":"/k"}}}`,
