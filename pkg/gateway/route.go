@@ -30,7 +30,7 @@ type route struct {
 type bodyKind uint8
 
 const (
-	noBody bodyKind = iota
+	_ bodyKind = iota
 	// objectBody is a resource, batchBody many of them, otherBody anything else.
 	objectBody
 	batchBody
