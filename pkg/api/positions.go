@@ -334,7 +334,11 @@ func (x *observations) refused(zones map[resource.Origin]*standing, r resource.R
 			if part.kind == resource.KindSyncRejection {
 				counts = counts && !x.overtaken(z, m)
 			} else {
-				counts = counts || x.older(z, m, r)
+				since, err := refusedSince(o)
+				if err != nil {
+					return nil, err
+				}
+				counts = counts || since != 0 && since <= r || x.older(z, m, r)
 			}
 			if !counts {
 				continue
@@ -348,6 +352,12 @@ func (x *observations) refused(zones map[resource.Origin]*standing, r resource.R
 		}
 	}
 	return out, nil
+}
+
+// refusedSince is the position from which on proxies refuse an object, in older forms too; 0: that of its revision.
+func refusedSince(o *resource.Object) (resource.Revision, error) {
+	m, err := resource.Decode[systemv1.ProxyRejection](o)
+	return resource.Revision(m.GetSince()), err
 }
 
 // older says whether an object that proxies refuse may be of a revision or older, though its zone names a later one.

@@ -175,6 +175,11 @@ func TestPositionStates(t *testing.T) {
 		"refused later": {write: func(w *world) {
 			w.status(w.row("a", at(6, 6, 6, "now")), refused(w, uint64(w.policy("later")), "later"))
 		}, want: "live, a:live(0)"},
+		"refused now and before": {write: func(w *world) {
+			later := uint64(w.policy("later"))
+			w.status(w.row("a", at(6, 6, 6, "now")), w.put(resource.Key{Kind: resource.KindProxyRejection, Name: "Timeout/default/later"}, "a",
+				&systemv1.ProxyRejection{Kind: "Timeout", Scope: "default", Name: "later", Revision: later, Since: 5}))
+		}, want: "rejected, a:live(0), a refuses Timeout/later@6"},
 		"refused in a form that is no more": {write: func(w *world) { w.status(w.row("a", at(5, 5, 5, "now")), refused(w, 6, "gone")) }, want: "rejected, a:live(0), a refuses Timeout/gone@6"},
 		"refused in a heap":                 {write: func(w *world) { w.status(w.row("a", at(5, 5, 5, "now")), refused(w, 6, "p")) }, want: "rejected, a:live(0), a refuses Timeout/p@5"},
 		"proxies": {write: func(w *world) {

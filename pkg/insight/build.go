@@ -80,7 +80,7 @@ func (r *Recorder) build(d dirty) (*writing, error) {
 			continue
 		}
 		if _, err := w.put(rejectionOf(k), &systemv1.ProxyRejection{
-			Kind: string(k.Kind), Scope: k.Scope, Name: k.Name, Revision: uint64(j.position), Count: j.count,
+			Kind: string(k.Kind), Scope: k.Scope, Name: k.Name, Revision: uint64(j.position), Since: uint64(j.before()), Count: j.count,
 			Proxies: j.proxies(), Reason: j.text, ResourceType: j.typeURL, ResourceName: j.name, Last: timestamppb.New(j.last),
 		}); err != nil {
 			return nil, err

@@ -72,6 +72,9 @@ type Refusal struct {
 	// Text is Envoy's.
 	Text string
 	At   time.Time
+	// Since is the revision of the own config log since when the proxy lacks what the sources ask for: that of an
+	// older form where it has refused that too and has taken none since. 0: not known.
+	Since resource.Revision
 }
 
 // Certificate is what is observed of a certificate that was issued to a proxy.

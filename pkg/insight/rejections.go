@@ -37,10 +37,12 @@ type refusal struct {
 type rejection struct {
 	// revision of the source in the own log, and its position.
 	revision, position resource.Revision
-	count              uint64
-	text               string
-	typeURL, name      string
-	last               time.Time
+	// since is the position from which on the source was refused, in older forms too.
+	since         resource.Revision
+	count         uint64
+	text          string
+	typeURL, name string
+	last          time.Time
 	// held are the refusals for which the rejection stands.
 	held map[refusalID]holding
 }
@@ -49,6 +51,14 @@ type rejection struct {
 type holding struct {
 	*refusal
 	revision resource.Revision
+}
+
+// before is since when older forms of the source were refused; 0: it is the first one.
+func (j *rejection) before() resource.Revision {
+	if j.since == j.position {
+		return 0
+	}
+	return j.since
 }
 
 // proxies are the first ten that refuse the source as it is now, in the order in which they did.
@@ -93,7 +103,11 @@ func (r *Recorder) Refused(f Refusal) {
 			r.rejections[src.Key] = j
 		}
 		if j.count == 0 || src.Revision > j.revision {
-			*j = rejection{revision: src.Revision, position: r.positions.ceiling(src.Revision), held: j.held}
+			position := r.positions.ceiling(src.Revision)
+			*j = rejection{revision: src.Revision, position: position, since: position, held: j.held}
+		}
+		if f.Since != 0 {
+			j.since = min(j.since, r.positions.ceiling(f.Since))
 		}
 		j.held[id] = holding{held, src.Revision}
 		j.count++

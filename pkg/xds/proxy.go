@@ -184,6 +184,9 @@ func (p *proxy) refuse(r *envoy.Resource, text string) {
 			x.behind = earlier(x.behind, at)
 		}
 	}
+	if x.behind > 1 {
+		told.Since, x.told.Since = x.behind, x.behind
+	}
 	p.refused[ref] = x
 	if _, shown := p.invalid[ref]; !shown {
 		p.o.Observer.Refused(told)

@@ -1,14 +1,51 @@
 package xds
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/xds/envoy"
 	"github.com/meridian-mesh/meridian/pkg/xds/xdstest"
 )
+
+// What is refused in one version after another is told with the revision of the first.
+func TestRefusedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, Limits{})
+		w.register("web", xdstest.Cluster("c", 1), xdstest.Endpoints("c", 1))
+		o := node("web")
+		o.Refuse = func(typeURL string, r *discoveryv3.Resource) string {
+			if typeURL == envoy.ClusterType && r.GetVersion() != xdstest.Cluster("c", 1).Version && r.GetVersion() != xdstest.Cluster("c", 4).Version {
+				return "bad"
+			}
+			return ""
+		}
+		w.connect(o)
+		synctest.Wait()
+		first := w.publish("web", xdstest.Cluster("c", 2), xdstest.Endpoints("c", 1))
+		synctest.Wait()
+		w.publish("web", xdstest.Cluster("c", 3), xdstest.Endpoints("c", 1))
+		synctest.Wait()
+		w.publish("web", xdstest.Cluster("c", 4), xdstest.Endpoints("c", 1)) // taken
+		synctest.Wait()
+		again := w.publish("web", xdstest.Cluster("c", 5), xdstest.Endpoints("c", 1))
+		synctest.Wait()
+		w.seen.mu.Lock()
+		defer w.seen.mu.Unlock()
+		var got []resource.Revision
+		for _, f := range w.seen.refused {
+			got = append(got, f.Since)
+		}
+		if !slices.Equal(got, []resource.Revision{first, first, again}) {
+			t.Errorf("refused since %v, want %v", got, []resource.Revision{first, first, again})
+		}
+	})
+}
 
 // A proxy that refused a version is not live at it again because another version is on its way: until that is
 // there, it has what was before both. That holds for a stream that begins with the refused version, too.

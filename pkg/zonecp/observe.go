@@ -54,7 +54,7 @@ func (o observer) Refused(r xds.Refusal) {
 	for i, s := range r.Sources {
 		sources[i] = insight.Source(s)
 	}
-	o.to.Refused(insight.Refusal{Proxy: r.Proxy, TypeURL: r.TypeURL, Name: r.Name, Sources: sources, Text: r.Text, At: r.At})
+	o.to.Refused(insight.Refusal{Proxy: r.Proxy, TypeURL: r.TypeURL, Name: r.Name, Sources: sources, Text: r.Text, At: r.At, Since: r.Since})
 }
 
 // Cleared implements xds.Observer.

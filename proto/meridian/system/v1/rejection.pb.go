@@ -134,9 +134,12 @@ type ProxyRejection struct {
 	// What Envoy said, cut at 2 KiB.
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Envoy resource type and name.
-	ResourceType  string                 `protobuf:"bytes,8,opt,name=resource_type,json=resourceType,proto3" json:"resource_type,omitempty"`
-	ResourceName  string                 `protobuf:"bytes,9,opt,name=resource_name,json=resourceName,proto3" json:"resource_name,omitempty"`
-	Last          *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last,proto3" json:"last,omitempty"`
+	ResourceType string                 `protobuf:"bytes,8,opt,name=resource_type,json=resourceType,proto3" json:"resource_type,omitempty"`
+	ResourceName string                 `protobuf:"bytes,9,opt,name=resource_name,json=resourceName,proto3" json:"resource_name,omitempty"`
+	Last         *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last,proto3" json:"last,omitempty"`
+	// Revision from which on proxies refuse what the object asks for, in older forms too, with none taken since. At
+	// most revision; 0: not known.
+	Since         uint64 `protobuf:"varint,11,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -241,6 +244,13 @@ func (x *ProxyRejection) GetLast() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ProxyRejection) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
 var File_meridian_system_v1_rejection_proto protoreflect.FileDescriptor
 
 const file_meridian_system_v1_rejection_proto_rawDesc = "" +
@@ -253,7 +263,7 @@ const file_meridian_system_v1_rejection_proto_rawDesc = "" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12\x19\n" +
-	"\bfor_mesh\x18\a \x01(\bR\aforMesh\"\xac\x02\n" +
+	"\bfor_mesh\x18\a \x01(\bR\aforMesh\"\xc2\x02\n" +
 	"\x0eProxyRejection\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x12\n" +
@@ -265,7 +275,8 @@ const file_meridian_system_v1_rejection_proto_rawDesc = "" +
 	"\rresource_type\x18\b \x01(\tR\fresourceType\x12#\n" +
 	"\rresource_name\x18\t \x01(\tR\fresourceName\x12.\n" +
 	"\x04last\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\x04lastBEZCgithub.com/meridian-mesh/meridian/proto/meridian/system/v1;systemv1b\x06proto3"
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x04last\x12\x14\n" +
+	"\x05since\x18\v \x01(\x04R\x05sinceBEZCgithub.com/meridian-mesh/meridian/proto/meridian/system/v1;systemv1b\x06proto3"
 
 var (
 	file_meridian_system_v1_rejection_proto_rawDescOnce sync.Once
