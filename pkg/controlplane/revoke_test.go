@@ -204,8 +204,10 @@ func TestRevocation(t *testing.T) {
 	// By the key: the old zones' key is revoked; the new users' key is deleted; the proxies' key, which is the zone's own,
 	// is revoked from above. The zone itself has come by the old key, and comes back by a token of the new one.
 	w.join()
+	sessions := w.sessions()
 	w.must("PUT", "/revocations/"+zoneKey, `{}`)
 	ends(t, "zone by kid", time.Now(), kept[0])
+	w.rejoined(sessions)
 	w.synced()
 	waiting := w.waits(newUser)
 	w.must("PUT", "/revocations/"+proxyKey, `{}`)

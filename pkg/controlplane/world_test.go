@@ -30,7 +30,9 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/config"
 	"github.com/meridian-mesh/meridian/pkg/controlplane"
 	"github.com/meridian-mesh/meridian/pkg/globalcp"
+	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/zonecp"
+	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
 )
 
 // world is a global and a joined zone control plane on real listeners, with credentials of every sort.
@@ -183,6 +185,44 @@ func (w *world) synced() {
 			w.t.Fatal(err)
 		}
 	}
+}
+
+// rejoined waits until the zone has a session after the one that it had: the end of one is not seen in the zone's
+// copy, which may have the reason for it already.
+func (w *world) rejoined(sessions int) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	defer cancel()
+	log := w.global.Store.Status()
+	for v := log.View(); ; {
+		if o, ok := v.Get(resource.Key{Kind: resource.KindZoneInsight, Name: "zone-1"}); ok {
+			m, err := resource.Decode[systemv1.ZoneInsight](o)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if all := m.GetSubscriptions(); len(all) > sessions && all[len(all)-1].GetDisconnectTime() == nil {
+				return
+			}
+		}
+		var err error
+		if v, err = log.Await(ctx, v.Revision()+1); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// sessions is how many sessions of the zone were noted.
+func (w *world) sessions() int {
+	w.t.Helper()
+	o, ok := w.global.Store.Status().View().Get(resource.Key{Kind: resource.KindZoneInsight, Name: "zone-1"})
+	if !ok {
+		return 0
+	}
+	m, err := resource.Decode[systemv1.ZoneInsight](o)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return len(m.GetSubscriptions())
 }
 
 // call is one HTTP request, from where and as whom.
