@@ -54,7 +54,7 @@ func run(ctx context.Context, bin, envoy string, out io.Writer) (err error) {
 		}
 		fmt.Fprintln(out, "everything has stopped")
 	}()
-	fmt.Fprintln(out, "starting a global control plane, two zones, six services and six Envoys …")
+	fmt.Fprintln(out, "starting a global control plane, two zones, seven services and nine Envoys …")
 	if err := m.start(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil

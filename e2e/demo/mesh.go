@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -42,8 +43,8 @@ type unit struct {
 // zone is a zone control plane and its proxies.
 type zone struct {
 	unit
-	// entry is the port of the web's Envoy.
-	entry int
+	// entry is the port of the web itself; reports that of the way out of its Envoy to a service of the last zone.
+	entry, reports int
 
 	mu      sync.Mutex
 	proxies []*harness.Process
@@ -147,7 +148,8 @@ func (m *mesh) startZone(ctx, services context.Context, z *zone, offset int) err
 	return m.startServices(ctx, services, z, offset)
 }
 
-// startServices starts a zone's services and their proxies: two backends, and the web that calls them.
+// startServices starts a zone's services and their proxies: two backends, the web that calls them, and in the last
+// zone the reports. Each zone has an ingress, by which the others' proxies come in once the mesh has mTLS.
 func (m *mesh) startServices(ctx, services context.Context, z *zone, offset int) error {
 	var token string
 	err := harness.Until(ctx, "dataplane token", func(ctx context.Context) (err error) {
@@ -157,34 +159,54 @@ func (m *mesh) startServices(ctx, services context.Context, z *zone, offset int)
 	if err != nil {
 		return err
 	}
-	// Ports of the Envoys, near 8080 plus the zone's offset: the web's, its way out, the backends'.
-	var port [4]int
+	// Ports near 8080 plus the zone's offset: the web's, its Envoy's, its ways out, the backends', the ingress's and
+	// the reports'.
+	var port [8]int
 	for i := range port {
 		if port[i], err = harness.FreePort(8080 + offset + i); err != nil {
 			return err
 		}
 	}
-	z.entry = port[0]
-	out := port[1]
+	z.entry, z.reports = port[0], port[3]
+	out := port[2]
 
 	type proxy struct {
-		name      string
-		service   sample.Service
-		port      int
-		outbounds string
+		name    string
+		service sample.Service
+		// listen is the port of the service itself; 0: any.
+		listen, port int
+		outbounds    string
 	}
 	proxies := []proxy{
-		{name: "backend-v1", service: sample.Service{Service: "backend", Version: "v1"}, port: port[2]},
-		{name: "backend-v2", service: sample.Service{Service: "backend", Version: "v2"}, port: port[3]},
+		{name: "backend-v1", service: sample.Service{Service: "backend", Version: "v1"}, port: port[4]},
+		{name: "backend-v2", service: sample.Service{Service: "backend", Version: "v2"}, port: port[5]},
 		{
-			name: "web", service: sample.Service{Service: "web", Version: "v1", Calls: fmt.Sprintf("http://127.0.0.1:%d/", out)}, port: port[0],
-			outbounds: fmt.Sprintf("  outbound:\n  - {port: %d, tags: {kuma.io/service: backend}}\n", out),
+			name: "web", service: sample.Service{Service: "web", Version: "v1", Calls: fmt.Sprintf("http://127.0.0.1:%d/", out)},
+			listen: z.entry, port: port[1],
+			outbounds: fmt.Sprintf("  outbound:\n  - {port: %d, tags: {kuma.io/service: backend}}\n  - {port: %d, tags: {kuma.io/service: reports}}\n", out, z.reports),
 		},
 	}
+	if z == m.zones[len(m.zones)-1] {
+		proxies = append(proxies, proxy{name: "reports", service: sample.Service{Service: "reports", Version: "v1"}, port: port[7]})
+	}
+	raw, _, err := z.cp.Client().Do(ctx, http.MethodPost, "/tokens", map[string]string{"mesh": "default", "name": "ingress", "type": "ingress"})
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return m.startProxy(ctx, z, "ingress", fmt.Sprintf(`type: Dataplane
+mesh: default
+name: ingress
+networking:
+  address: 127.0.0.1
+  ingress: {publicAddress: 127.0.0.1, publicPort: %d}
+  inbound: [{port: %d, tags: {kuma.io/service: ingress}}]
+`, port[6], port[6]), string(raw))
+	})
 	for _, p := range proxies {
 		p.service.Zone = z.name
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p.listen))
 		if err != nil {
 			return errors.Join(err, g.Wait())
 		}
