@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -90,7 +91,8 @@ func (s *Service) settled(ctx context.Context, r resource.Revision, wait time.Du
 	case s.waits <- struct{}{}:
 		defer func() { <-s.waits }()
 	default:
-		return nil, fail(codes.ResourceExhausted, titlePositions, fmt.Sprintf("%d requests wait already, try again later", cap(s.waits)))
+		full := fail(codes.ResourceExhausted, titlePositions, fmt.Sprintf("%d requests wait already (limits.waits), try again later", cap(s.waits)))
+		return nil, withHTTP(full, http.StatusTooManyRequests)
 	}
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()

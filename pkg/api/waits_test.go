@@ -1,6 +1,8 @@
 package api
 
 import (
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -29,8 +31,15 @@ func TestWaitsAreBounded(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		if err := <-done; status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "2 requests wait already") || len(done) != 0 || nudged != 2 {
+		err := <-done
+		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "2 requests wait already (limits.waits)") || len(done) != 0 || nudged != 2 {
 			t.Errorf("the third: %v, with %d answered and %d nudges", err, len(done), nudged)
+		}
+		if !slices.ContainsFunc(status.Convert(err).Details(), func(d any) bool {
+			h, ok := d.(*apiv1.HTTPStatus)
+			return ok && h.GetCode() == http.StatusTooManyRequests
+		}) {
+			t.Errorf("the third: %v", status.Convert(err).Details())
 		}
 		if s := w.ask(r); !strings.HasPrefix(s, "pending") {
 			t.Error(s)

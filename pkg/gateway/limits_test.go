@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meridian-mesh/meridian/pkg/api"
+	"github.com/meridian-mesh/meridian/pkg/gateway"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 	"github.com/meridian-mesh/meridian/pkg/store"
 	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
@@ -91,4 +93,60 @@ func TestLimitsAtTheirEdges(t *testing.T) {
 		t.Errorf("%d %s", a.status, a.body)
 	}
 	p.must(p.do("GET", "/meshes?size=100", ""), 200)
+}
+
+// TestBodiesAtTheirEdges: a body as large as allowed is read, and one byte more is refused by the key's name, as is
+// one item more than a batch may have, or one byte more that aliases make of a YAML body.
+func TestBodiesAtTheirEdges(t *testing.T) {
+	p := start(t, setup{
+		api:    api.Options{MaxBatchItems: 3, Limits: resource.Limits{AliasGrowth: 2}},
+		limits: gateway.Limits{BodyBytes: 4096, BatchBytes: 8192},
+	})
+	padded := func(body string, size int) string { return body + strings.Repeat(" ", size-len(body)) }
+	policies := func(n int) (items []string) {
+		for i := range n {
+			items = append(items, policyIn("default", fmt.Sprintf("t-%d", i), "1s"))
+		}
+		return items
+	}
+	// The alias stands for a string of n bytes and one for the string itself, and a body may grow by twice its size.
+	grown := func(n int) string {
+		const frame = "x: &a \"\"\ny: [*a, *a, *a]\n#"
+		// 3*(n+1) is what the aliases cost, 2*len(body) what they may.
+		size := (3*(n+1) + 1) / 2
+		return strings.Replace(frame, `""`, `"`+strings.Repeat("z", n)+`"`, 1) + strings.Repeat("-", size-len(frame)-n)
+	}
+	for name, c := range map[string]struct {
+		method, path    string
+		most, more      string
+		taken, refused  int
+		reason, content string
+	}{
+		"body": {
+			method: "POST", path: "/tokens/zone", most: padded(`{"zone":"z"}`, 4096), more: padded(`{"zone":"z"}`, 4097),
+			taken: 200, refused: 413, reason: "larger than 4 KiB (limits.bodyBytes)",
+		},
+		"batch": {
+			method: "PUT", path: "/batch", most: padded(batchOf(policies(1), nil), 8192), more: padded(batchOf(policies(1), nil), 8193),
+			taken: 200, refused: 413, reason: "larger than 8 KiB (limits.batchBytes)",
+		},
+		"batch items": {
+			method: "PUT", path: "/batch", most: batchOf(policies(3), nil), more: batchOf(policies(3), []string{keyOf("Timeout", "default", "x")}),
+			taken: 200, refused: 413, reason: "than 3 items (limits.batchItems)",
+		},
+		"aliases": {
+			method: "PUT", path: "/meshes/m", content: "text/yaml", most: grown(1001), more: grown(1001)[:len(grown(1001))-1],
+			taken: 400, refused: 400, reason: "grow more than 2 times (limits.yamlAliasGrowth)", // a mesh has no such fields
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			header := []string{"Content-Type", cmp.Or(c.content, "application/json")}
+			if a := p.do(c.method, c.path, c.most, header...); a.status != c.taken || strings.Contains(a.body, "(limits.") {
+				t.Errorf("as much as allowed: %d %s", a.status, a.body)
+			}
+			if a := p.do(c.method, c.path, c.more, header...); a.status != c.refused || !strings.Contains(a.body, c.reason) {
+				t.Errorf("one more: %d %s", a.status, a.body)
+			}
+		})
+	}
 }

@@ -36,8 +36,9 @@ type plane struct {
 }
 
 type setup struct {
-	api  api.Options
-	cors []string
+	api    api.Options
+	limits gateway.Limits
+	cors   []string
 	// wrap may replace the store.
 	wrap func(store.Store) store.Store
 	// bare leaves the default mesh out.
@@ -79,7 +80,7 @@ func start(t testing.TB, s setup) *plane {
 	conn := gateway.NewConn(svc.Recover)
 	svc.Register(conn)
 	h, err := gateway.New(gateway.Options{
-		Conn: conn, Table: o.Table, Logger: o.Logger, CORSAllowedDomains: s.cors,
+		Conn: conn, Table: o.Table, Logger: o.Logger, CORSAllowedDomains: s.cors, Limits: s.limits,
 		Identify: func(r *http.Request) context.Context {
 			c := auth.CallerOf(r)
 			if p.as != nil {

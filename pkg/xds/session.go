@@ -38,7 +38,7 @@ func mark(proxy resource.Key) resource.Key {
 // start lets a proxy in, or says why not. A blank one has nothing yet.
 func (s *Server) start(st *stream, node *corev3.Node, blank bool) error {
 	if n, most := proto.Size(node.GetMetadata()), s.o.Limits.NodeMetadata; n > most {
-		return status.Errorf(codes.InvalidArgument, "node.metadata: %d bytes, at most %d", n, most)
+		return status.Errorf(codes.InvalidArgument, "node.metadata: %d bytes, at most %d (limits.nodeMetadataBytes)", n, most)
 	}
 	key, err := ParseNodeID(node.GetId())
 	if err != nil {

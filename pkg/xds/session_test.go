@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
@@ -201,7 +202,7 @@ func TestStreamsAreLimited(t *testing.T) {
 		w := newWorld(t, Limits{Streams: 2, Subscriptions: 3})
 		w.register("web")
 		a, b := w.connect(node("web")), w.connect(node("web"))
-		if s := w.connect(node("web")).State(); status.Code(s.Err) != codes.ResourceExhausted {
+		if s := w.connect(node("web")).State(); status.Code(s.Err) != codes.ResourceExhausted || !strings.Contains(s.Err.Error(), "2 streams are open, more are not served (limits.adsStreams)") {
 			t.Errorf("third stream: %v", s.Err)
 		}
 		a.Close()
@@ -210,6 +211,31 @@ func TestStreamsAreLimited(t *testing.T) {
 			t.Errorf("a stream in place of a closed one: %v", s.Err)
 		}
 		b.Close()
+	})
+}
+
+// TestMetadataIsLimited: as large as allowed is taken, one byte more is refused by the key's name.
+func TestMetadataIsLimited(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const most = 4096
+		w := newWorld(t, Limits{NodeMetadata: most})
+		w.register("web")
+		sized := func(size int) xdstest.Options {
+			o := node("web")
+			m := o.Node.GetMetadata()
+			m.Fields["padding"] = structpb.NewStringValue(strings.Repeat("x", size-64))
+			m.Fields["padding"] = structpb.NewStringValue(strings.Repeat("x", size-64+size-proto.Size(m)))
+			if n := proto.Size(m); n != size {
+				t.Fatalf("made %d bytes, not %d", n, size)
+			}
+			return o
+		}
+		if s := w.connect(sized(most)).State(); s.Done {
+			t.Errorf("as large as allowed: %v", s.Err)
+		}
+		if s := w.connect(sized(most + 1)).State(); status.Code(s.Err) != codes.InvalidArgument || !strings.Contains(s.Err.Error(), "node.metadata: 4097 bytes, at most 4096 (limits.nodeMetadataBytes)") {
+			t.Errorf("one byte more: %v", s.Err)
+		}
 	})
 }
 

@@ -130,7 +130,7 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o *
 	handler := bootstrap.Handler(bootstrap.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name,
 		Authenticator: who, Leaver: server, Logger: cp.Logger, CA: cert.CA,
-		RequireToken: c.DPServer.Auth.Type != config.None, NodeMetadata: int(c.Limits.NodeMetadataBytes),
+		RequireToken: c.DPServer.Auth.Type != config.None, NodeMetadata: int(c.Limits.NodeMetadataBytes), Body: int64(c.Limits.BodyBytes),
 		ServerNames: func(host string) bool { return leaf.VerifyHostname(host) == nil },
 	})
 	rpc, err := cp.SharedPort("dpServer", "dpServer.port", c.DPServer.Interface, c.DPServer.Port, cert.TLS(nil), handler,

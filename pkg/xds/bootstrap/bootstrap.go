@@ -2,6 +2,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -47,10 +48,10 @@ type Options struct {
 	AdminAddress string
 	// NodeMetadata limits the size of an inline dataplane in bytes (default 256 KiB).
 	NodeMetadata int
+	// Body limits the size of a request in bytes (default 1 MiB).
+	Body int64
 }
 
-// maxBody is the size of the largest request: 1 MiB.
-const maxBody = 1 << 20
 
 // Request is the body of a bootstrap request.
 type Request struct {
@@ -117,9 +118,7 @@ func Handler(o Options) http.Handler {
 	if o.AdminAddress == "" {
 		o.AdminAddress = "127.0.0.1"
 	}
-	if o.NodeMetadata == 0 {
-		o.NodeMetadata = 256 << 10
-	}
+	o.NodeMetadata, o.Body = cmp.Or(o.NodeMetadata, 256<<10), cmp.Or(o.Body, 1<<20)
 	h := &handler{o: o}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/bootstrap", h.answer(h.bootstrap))
@@ -130,7 +129,7 @@ func Handler(o Options) http.Handler {
 // answer turns errors into answers.
 func (h *handler) answer(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r.Body = http.MaxBytesReader(w, r.Body, h.o.Body)
 		err := f(w, r)
 		if err == nil {
 			return
@@ -155,7 +154,7 @@ func read(r *http.Request, into any) error {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return refuse(http.StatusRequestEntityTooLarge, "body: larger than %d bytes", large.Limit)
+		return refuse(http.StatusRequestEntityTooLarge, "body: larger than %d bytes (limits.bodyBytes)", large.Limit)
 	case err != nil:
 		return refuse(http.StatusBadRequest, "body: %v", err)
 	}
@@ -275,7 +274,7 @@ func (h *handler) check(req *Request) error {
 	case req.EmptyDNSPort > 65535:
 		return wrong("emptyDnsPort: must be at most 65535")
 	case len(req.DataplaneResource) > h.o.NodeMetadata:
-		return wrong("dataplaneResource: larger than %d bytes", h.o.NodeMetadata)
+		return wrong("dataplaneResource: larger than %d bytes (limits.nodeMetadataBytes)", h.o.NodeMetadata)
 	}
 	if req.CACert != "" {
 		if err := checkCA([]byte(req.CACert)); err != nil {

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -217,6 +218,19 @@ func TestBootstrapOfARegisteredDataplane(t *testing.T) {
 	}
 }
 
+// TestInlineIsLimited: as large as allowed is taken, one byte more is refused by the key's name.
+func TestInlineIsLimited(t *testing.T) {
+	h, _ := newHandler(t, nil)
+	for size, want := range map[int]string{256 << 10: "200 ", 256<<10 + 1: "422 dataplaneResource: larger than 262144 bytes (limits.nodeMetadataBytes)"} {
+		w := post(h, "/bootstrap", "cp.example:5678", Request{
+			Mesh: "default", Name: "web", DataplaneToken: "good", DataplaneResource: inline + strings.Repeat(" ", size-len(inline)),
+		})
+		if got := fmt.Sprint(w.Code, " ", w.Body); !strings.HasPrefix(got, want) {
+			t.Errorf("%d bytes: %.200s", size, got)
+		}
+	}
+}
+
 func TestBootstrapIsRefused(t *testing.T) {
 	good := Request{Mesh: "default", Name: "web", DataplaneToken: "good", DataplaneResource: inline}
 	with := func(f func(*Request)) Request { r := good; f(&r); return r }
@@ -228,7 +242,8 @@ func TestBootstrapIsRefused(t *testing.T) {
 	}{
 		"empty":           {"", "", 400, "body"},
 		"no JSON":         {"", "{", 400, "body"},
-		"large":           {"", strings.Repeat(" ", 1<<20+1), 413, "body"},
+		"large":           {"", strings.Repeat(" ", 1<<20+1), 413, "body: larger than 1048576 bytes (limits.bodyBytes)"},
+		"largest":         {"", strings.Repeat(" ", 1<<20), 400, "body: not a request in JSON"},
 		"no port":         {"cp.example", good, 400, "Host"},
 		"port 0":          {"cp.example:0", good, 400, "Host"},
 		"foreign host":    {"other.example:5678", good, 400, "other.example"},
