@@ -21,15 +21,27 @@ import (
 
 // TestZoneQuota: a zone that makes too much is told so, and is taken again when it has less.
 func TestZoneQuota(t *testing.T) {
-	for name, limit := range map[string]func(*kds.ServerOptions){
-		"objects": func(o *kds.ServerOptions) { o.MaxZoneObjects = 5 },
-		"bytes": func(o *kds.ServerOptions) {
-			o.MaxZoneBytes = 5 * int64(len("Dataplane"+"default"+"zone-1.dp-0"+"spec"))
+	const bytes = 5 * int64(len("Dataplane"+"default"+"zone-1.dp-0"+"spec"))
+	for name, c := range map[string]struct {
+		limit func(*kds.ServerOptions)
+		// more is one more than what is just allowed, and says what is said of it.
+		more store.Put
+		says [2]string
+	}{
+		"objects": {
+			limit: func(o *kds.ServerOptions) { o.MaxZoneObjects = 5 },
+			more:  put(dataplane("default", "dp-6"), "spec"),
+			says:  [2]string{"may keep 5 objects (limits.zoneObjects)", "would have 6 objects"},
+		},
+		"bytes": {
+			limit: func(o *kds.ServerOptions) { o.MaxZoneBytes = bytes },
+			more:  put(dataplane("default", "dp-1"), "spec!"),
+			says:  [2]string{fmt.Sprintf("%d bytes (limits.zoneBytes)", bytes), fmt.Sprintf("would have 5 objects and %d bytes", bytes+1)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				g := newGlobal(t, func(g *globalCP) { g.options = limit })
+				g := newGlobal(t, func(g *globalCP) { g.options = c.limit })
 				write(t, g.store.Config(), put(mesh("default"), "m"))
 				z := g.zone("zone-1")
 				synctest.Wait()
@@ -57,9 +69,59 @@ func TestZoneQuota(t *testing.T) {
 				if _, ok := z.store.Config().View().Get(timeout("default", "t")); !ok {
 					t.Error("the zone did not get what was written meanwhile")
 				}
+				write(t, z.store.Config(), c.more)
+				synctest.Wait()
+				if s := z.client.State(); s.Connected || !strings.Contains(s.Err, c.says[0]) || !strings.Contains(s.Err, c.says[1]) || count() != 5 {
+					t.Errorf("one more than allowed: %+v, with %d dataplanes", s, count())
+				}
 			})
 		})
 	}
+}
+
+// TestZoneRate: what a zone has saved up is taken at once, one more is taken too but paid for by those behind it, and
+// then as many a second as allowed. Who has to wait keeps the session, and nothing is lost.
+func TestZoneRate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newGlobal(t, func(g *globalCP) { g.options = func(o *kds.ServerOptions) { o.ZoneRate = 10 } })
+		write(t, g.store.Config(), put(mesh("default"), "m"))
+		z := g.zone("zone-1")
+		synctest.Wait()
+		made := 0
+		add := func(n int) {
+			puts := make([]store.Put, n)
+			for i := range puts {
+				puts[i] = put(dataplane("default", fmt.Sprintf("dp-%d", made)), "spec")
+				made++
+			}
+			write(t, z.store.Config(), puts...)
+			synctest.Wait()
+		}
+		want := func(n int, when string) {
+			t.Helper()
+			synctest.Wait()
+			if got := g.store.Config().View().Count(store.OfKind(resource.KindDataplane)); got != n || !z.client.State().Connected {
+				t.Errorf("%s: %d dataplanes, want %d; %+v", when, got, n, z.client.State())
+			}
+		}
+		add(100) // ten seconds' worth
+		want(100, "what was saved up")
+		add(1)
+		want(101, "one more")
+		for range 10 {
+			add(1)
+		}
+		want(101, "and behind it")
+		time.Sleep(100*time.Millisecond - 1)
+		want(101, "before its time")
+		time.Sleep(1)
+		synctest.Wait()
+		if n := g.store.Config().View().Count(store.OfKind(resource.KindDataplane)); n <= 101 {
+			t.Errorf("at its time: %d dataplanes", n)
+		}
+		time.Sleep(time.Second)
+		want(111, "a second later")
+	})
 }
 
 // TestUnknownKindsAskedFor: what a zone asks for makes no counters of kinds that there are not.

@@ -2,8 +2,8 @@
 package bootstrap
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,7 +51,6 @@ type Options struct {
 	// Body limits the size of a request in bytes (default 1 MiB).
 	Body int64
 }
-
 
 // Request is the body of a bootstrap request.
 type Request struct {
