@@ -341,9 +341,34 @@ func (b *Base) headerBytes() int { return int(cmp.Or(b.Limits.HeaderBytes, 64<<1
 // HTTPServer makes a server with our limits. Bodies have theirs where they are read.
 func (b *Base) HTTPServer(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: b.headerTime(), MaxHeaderBytes: b.headerBytes(), IdleTimeout: idleTime,
+		Handler: b.limitHeaders(h), ReadHeaderTimeout: b.headerTime(), MaxHeaderBytes: b.headerBytes(), IdleTimeout: idleTime,
 		ErrorLog: slog.NewLogLogger(b.Logger.Handler(), slog.LevelDebug),
 	}
+}
+
+// limitHeaders refuses headers that are too large by the key's name. The server itself reads 4 KiB more than it is told
+// to, and ends what is larger still with a 431 that says no more.
+func (b *Base) limitHeaders(h http.Handler) http.Handler {
+	most := b.headerBytes()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n := headSize(r); n > most {
+			http.Error(w, fmt.Sprintf("headers: %d bytes, at most %d (limits.headerBytes)", n, most), http.StatusRequestHeaderFieldsTooLarge)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// headSize is the size of a request's line and headers as a client writes them in HTTP/1.1.
+func headSize(r *http.Request) int {
+	const lineEnd, colon = len("\r\n"), len(": ")
+	n := len(r.Method) + len(" ") + len(r.RequestURI) + len(" ") + len(r.Proto) + lineEnd + len("Host") + colon + len(r.Host) + lineEnd + lineEnd
+	for name, values := range r.Header {
+		for _, v := range values {
+			n += len(name) + colon + len(v) + lineEnd
+		}
+	}
+	return n
 }
 
 // ServeDiagnostics adds the diagnostics port.
