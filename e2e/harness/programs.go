@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // Programs are the built binaries.
@@ -57,23 +58,37 @@ func Envoy(ctx context.Context, root string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
+// drawn is the last port that FreePort has tried. A port is the machine's, so what was handed out is known to the
+// whole process: who was given one has not yet listened on it when the next is asked for.
+var drawn = struct { //nolint:gochecknoglobals // see above
+	sync.Mutex
+	port int
+}{port: firstPort + rand.IntN(ports)}
+
+const firstPort, ports = 20_000, 12_000
+
 // FreePort is a TCP port of 127.0.0.1 that nothing listens on at this moment: preferred if that is free, else
-// one below the range that the system hands out to clients, so that it is still free after a restart.
+// one below the range that the system hands out to clients, so that it is still free after a restart. Those come
+// round after thousands of others.
 func FreePort(preferred int) (int, error) {
-	try := []int{preferred}
+	if preferred != 0 && free(preferred) {
+		return preferred, nil
+	}
+	drawn.Lock()
+	defer drawn.Unlock()
 	for range 100 {
-		try = append(try, 20000+rand.IntN(12000))
-	}
-	for _, port := range try {
-		if port == 0 {
-			continue
+		drawn.port = firstPort + (drawn.port-firstPort+7)%ports // other processes count from elsewhere
+		if free(drawn.port) {
+			return drawn.port, nil
 		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		_ = l.Close()
-		return port, nil
 	}
-	return 0, errors.New("no free port between 20000 and 32000")
+	return 0, fmt.Errorf("no free port between %d and %d", firstPort, firstPort+ports)
+}
+
+func free(port int) bool {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
 }
