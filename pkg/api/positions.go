@@ -334,7 +334,7 @@ func (x *observations) refused(zones map[resource.Origin]*standing, r resource.R
 			}
 			counts := m.GetRevision() <= uint64(r)
 			if part.kind == resource.KindSyncRejection {
-				counts = counts && !x.overtaken(z, m)
+				counts = counts && !x.overtaken(z, m) && !x.unknown(m)
 			} else {
 				since, err := refusedSince(o)
 				if err != nil {
@@ -380,6 +380,13 @@ func (x *observations) older(z *standing, m *apiv1.Rejection, r resource.Revisio
 		}
 	}
 	return true
+}
+
+// unknown says whether a zone of an older version lacks a kind that no user writes: what it would have done with such
+// objects is not part of what it is asked for.
+func (x *observations) unknown(m *apiv1.Rejection) bool {
+	d, ok := x.service.Table.ByKind(resource.Kind(m.GetKind()))
+	return m.GetName() == "*" && ok && d.Access == resource.Internal
 }
 
 // overtaken says whether a zone has meanwhile decided on a newer form of an object that it had refused, or on its

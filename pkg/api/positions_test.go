@@ -175,6 +175,18 @@ func TestPositionStates(t *testing.T) {
 		"refused later": {write: func(w *world) {
 			w.status(w.row("a", at(6, 6, 6, "now")), refused(w, uint64(w.policy("later")), "later"))
 		}, want: "live, a:live(0)"},
+		"an older zone without a kind that no user writes": {write: func(w *world) {
+			r := w.config(w.put(resource.Key{Kind: resource.KindSyncRejection, Name: "a.GlobalPublicKey//*"}, "a",
+				&systemv1.SyncRejection{Kind: "GlobalPublicKey", Name: "*", Revision: 5}))
+			p := at(uint64(r), uint64(r), uint64(r), "now")
+			w.status(w.row("a", p))
+		}, want: "live, a:live(0)"},
+		"an older zone without a user's kind": {write: func(w *world) {
+			r := w.config(w.put(resource.Key{Kind: resource.KindSyncRejection, Name: "a.Timeout//*"}, "a",
+				&systemv1.SyncRejection{Kind: "Timeout", Name: "*", Revision: 5}))
+			p := at(uint64(r), uint64(r), uint64(r), "now")
+			w.status(w.row("a", p))
+		}, want: "rejected, a:live(0), a refuses Timeout/*@5"},
 		"refused now and before": {write: func(w *world) {
 			later := uint64(w.policy("later"))
 			w.status(w.row("a", at(6, 6, 6, "now")), w.put(resource.Key{Kind: resource.KindProxyRejection, Name: "Timeout/default/later"}, "a",
