@@ -137,6 +137,13 @@ func (b *bench) backend(ctx context.Context, version string) (uint64, error) {
 		30_000+len(version), version))
 }
 
+// another adds an endpoint of the first version of the backend.
+func (b *bench) another(ctx context.Context) error {
+	_, err := b.zone.Client().Put(ctx, "/meshes/default/dataplanes/another",
+		`{"networking":{"address":"127.0.0.1","inbound":[{"port":30010,"tags":{"kuma.io/service":"backend","kuma.io/protocol":"http","version":"v1"}}]}}`)
+	return err
+}
+
 const routePath = "/meshes/default/traffic-routes/bench"
 
 // route writes a route that differs from the last one, on the global, and gives its first weight.
@@ -414,7 +421,7 @@ func (b *bench) endpoints(ctx context.Context, f *fleet, n int) error {
 	for range b.rounds {
 		all := f.expect(eds)
 		begun := time.Now()
-		if _, err := b.backend(ctx, "v33"); err != nil {
+		if err := b.another(ctx); err != nil {
 			return err
 		}
 		last, err := await(ctx, all)
@@ -424,7 +431,7 @@ func (b *bench) endpoints(ctx context.Context, f *fleet, n int) error {
 		added = append(added, last.Sub(begun))
 		all = f.expect(eds)
 		begun = time.Now()
-		if _, err := b.zone.Client().Delete(ctx, "/meshes/default/dataplanes/backend-v33"); err != nil {
+		if _, err := b.zone.Client().Delete(ctx, "/meshes/default/dataplanes/another"); err != nil {
 			return err
 		}
 		if last, err = await(ctx, all); err != nil {
