@@ -220,7 +220,7 @@ func (z *scriptedZone) session(ctx context.Context, conn *grpc.ClientConn) error
 		}
 	}()
 	sent := time.Now()
-	beat := time.NewTimer(time.Second)
+	beat := time.NewTimer(2 * time.Second)
 	defer beat.Stop()
 	var owed uint64
 	rest := map[kdsv1.Log][]byte{}
@@ -232,7 +232,7 @@ func (z *scriptedZone) session(ctx context.Context, conn *grpc.ClientConn) error
 		case <-beat.C:
 			answers = append(answers, &kdsv1.Frame{Kind: &kdsv1.Frame_Heartbeat{Heartbeat: &kdsv1.Heartbeat{}}})
 		case f := <-frames:
-			if f.GetHeartbeat() != nil && time.Since(sent) > time.Second/2 {
+			if f.GetHeartbeat() != nil && time.Since(sent) > 3*time.Second/2 {
 				answers = append(answers, &kdsv1.Frame{Kind: &kdsv1.Frame_Heartbeat{Heartbeat: &kdsv1.Heartbeat{}}})
 				break
 			}
@@ -260,7 +260,7 @@ func (z *scriptedZone) session(ctx context.Context, conn *grpc.ClientConn) error
 				return err
 			}
 			sent = time.Now()
-			beat.Reset(time.Second)
+			beat.Reset(2 * time.Second)
 		}
 	}
 }

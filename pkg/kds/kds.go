@@ -37,7 +37,7 @@ const (
 	// maxChange bounds one encoded change. It is far above what a store takes, so that an object that is too
 	// large is rejected by name and not with the session.
 	maxChange = 16 << 20
-	// heartbeatAfter is the silence that a heartbeat breaks.
+	// heartbeatAfter is the silence of the global control plane that a heartbeat breaks; a zone's may be twice that.
 	heartbeatAfter = time.Second
 	// globalSilence is how long the global control plane bears a zone's silence, zoneSilence the reverse.
 	globalSilence = 8 * time.Second

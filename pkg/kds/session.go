@@ -269,7 +269,7 @@ func (s *session) transmit(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 			if beat {
-				if time.Since(sent) < heartbeatAfter/2 {
+				if time.Since(sent) < s.patience()-heartbeatAfter/2 {
 					continue
 				}
 				f = s.heartbeat()
@@ -285,13 +285,21 @@ func (s *session) transmit(ctx context.Context) error {
 	}
 }
 
-// untilBeat is how long after now silence is looked at. A zone does after heartbeatAfter of it. The global
-// control plane does at the same instants for all of its zones, and they answer: a hundred heartbeats back to
-// back cost a third of what they cost one by one, each waking an idle process. So a silence may last one and a
-// half times heartbeatAfter.
+// patience is the silence that this end breaks. A zone may be twice as silent: the global control plane bears it for
+// longer, and has a hundred zones to listen to.
+func (s *session) patience() time.Duration {
+	if s.beats.IsZero() {
+		return 2 * heartbeatAfter
+	}
+	return heartbeatAfter
+}
+
+// untilBeat is how long after now silence is looked at. A zone does after its patience. The global control plane
+// does at the same instants for all of its zones, and they answer: a hundred heartbeats back to back cost a third
+// of what they cost one by one, each waking an idle process. So a silence may last half of heartbeatAfter longer.
 func (s *session) untilBeat(now time.Time) time.Duration {
 	if s.beats.IsZero() {
-		return heartbeatAfter
+		return s.patience()
 	}
 	return heartbeatAfter - now.Sub(s.beats)%heartbeatAfter
 }
