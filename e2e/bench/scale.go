@@ -253,7 +253,8 @@ func (s *scale) idle(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := pause(ctx, 2*idleTime); err != nil { // counters of the last writes go by
+	// Counters of the last writes go by, and what the snapshots took is given back to the system.
+	if err := pause(ctx, 6*idleTime); err != nil {
 		return err
 	}
 	heap, err := memory(ctx, s.global)
