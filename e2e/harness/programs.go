@@ -60,7 +60,7 @@ func Envoy(ctx context.Context, root string) (string, error) {
 
 // drawn is the last port that FreePort has tried. A port is the machine's, so what was handed out is known to the
 // whole process: who was given one has not yet listened on it when the next is asked for.
-var drawn = struct { //nolint:gochecknoglobals // see above
+var drawn = struct {
 	sync.Mutex
 	port int
 }{port: firstPort + rand.IntN(ports)}
