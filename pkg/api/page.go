@@ -47,14 +47,14 @@ func (s *Service) window(ctx context.Context, title, size, offset string) (windo
 func parseWindow(title, size, offset string, most int) (window, error) {
 	w := window{size: min(defaultPage, most), bytes: maxPageBytes}
 	if size != "" {
-		n, err := strconv.Atoi(size)
+		n, err := strconv.ParseUint(size, 10, 31)
 		switch {
-		case err != nil || n < 0 || n > most:
+		case err != nil || int(n) > most:
 			return w, invalid(title, "Invalid page size", resource.Violations{{Field: "size", Message: "must be a number from 0 to " + strconv.Itoa(most) + " (limits.pageItems), of which 0 means the largest page"}})
 		case n == 0:
-			n = most
+			n = uint64(most)
 		}
-		w.size = n
+		w.size = int(n)
 	}
 	if offset == "" {
 		return w, nil
@@ -63,8 +63,9 @@ func parseWindow(title, size, offset string, most int) (window, error) {
 		w.after = &key
 		return w, nil
 	}
+	// What is out of range is an index, too: one behind the last item.
 	n, err := strconv.ParseUint(offset, 10, 31)
-	if err != nil {
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
 		return w, invalid(title, "Invalid offset", resource.Violations{{Field: "offset", Message: "must be taken from the next of a page, or be the index of an item"}})
 	}
 	w.index = int(n)
@@ -92,7 +93,11 @@ func parseOffset(s string) (resource.Key, error) {
 	if len(parts) != 3 {
 		return resource.Key{}, errors.New("not a key")
 	}
-	return resource.Key{Kind: resource.Kind(parts[0]), Scope: parts[1], Name: parts[2]}, nil
+	key := resource.Key{Kind: resource.Kind(parts[0]), Scope: parts[1], Name: parts[2]}
+	if formatOffset(key) != s {
+		return resource.Key{}, errors.New("not in the form that is given out")
+	}
+	return key, nil
 }
 
 // turn waits until a page may be put together. Of many that are asked for at once only so many are worked on as
