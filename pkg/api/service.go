@@ -54,6 +54,9 @@ type Options struct {
 	Version, InstanceID, Hostname string
 	// ConfigJSON is the configuration as a JSON object, without secrets.
 	ConfigJSON []byte
+	// Catalog says where the APIs of this process are, to a caller who has called it by host (host, host:port, or
+	// empty); nil: nothing is said.
+	Catalog func(host string) Catalog
 	// Sealer encrypts the secrets in backups; nil: the store keeps nothing, and there are none.
 	Sealer store.Sealer
 	// Nudge, if not nil, is called when someone begins to wait until zones have come to a revision: they may be told
@@ -80,6 +83,7 @@ type Service struct {
 	apiv1.UnimplementedInspectServiceServer
 	apiv1.UnimplementedControlPlaneServiceServer
 	apiv1.UnimplementedTokenServiceServer
+	apiv1.UnimplementedProvidedCAServiceServer
 	apiv1.UnimplementedBackupServiceServer
 
 	Options
@@ -126,6 +130,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	apiv1.RegisterInspectServiceServer(r, s)
 	apiv1.RegisterControlPlaneServiceServer(r, s)
 	apiv1.RegisterTokenServiceServer(r, s)
+	apiv1.RegisterProvidedCAServiceServer(r, s)
 	apiv1.RegisterBackupServiceServer(r, s)
 }
 

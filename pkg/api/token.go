@@ -76,6 +76,9 @@ func (s *Service) IssueDataplaneToken(ctx context.Context, req *apiv1.IssueDatap
 	if claims.Mesh == "" {
 		v.Add("mesh", "cannot be empty")
 	}
+	if claims.Name == "" && req.GetNamed() {
+		v.Add("name", "cannot be empty")
+	}
 	if t := claims.Type; t != "" && t != auth.TypeDataplane && t != auth.TypeIngress {
 		v.Add("type", fmt.Sprintf("must be %q or %q", auth.TypeDataplane, auth.TypeIngress))
 	}

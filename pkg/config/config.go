@@ -39,6 +39,7 @@ type Global struct {
 	General     General         `json:"general"`
 	Store       Store           `json:"store"`
 	APIServer   APIServer       `json:"apiServer"`
+	AdminServer AdminServer     `json:"adminServer"`
 	Multizone   GlobalMultizone `json:"multizone"`
 	Diagnostics Diagnostics     `json:"diagnostics"`
 	Defaults    Defaults        `json:"defaults"`
@@ -52,6 +53,7 @@ type Zone struct {
 	General                    General              `json:"general"`
 	Store                      Store                `json:"store"`
 	APIServer                  APIServer            `json:"apiServer"`
+	AdminServer                AdminServer          `json:"adminServer"`
 	Multizone                  ZoneMultizone        `json:"multizone"`
 	DPServer                   DPServer             `json:"dpServer"`
 	Diagnostics                Diagnostics          `json:"diagnostics"`
@@ -66,6 +68,8 @@ type General struct {
 	WorkDir     string `json:"workDir" help:"directory of the process's own files"`
 	TLSCertFile string `json:"tlsCertFile" help:"certificate of every TLS port that has none of its own"`
 	TLSKeyFile  string `json:"tlsKeyFile" help:"key of general.tlsCertFile"`
+	// AdvertisedHostname is empty where clients know this machine by the name that they have called it by.
+	AdvertisedHostname string `json:"advertisedHostname" help:"host name or address of this machine in /catalog; else the one that the request has"`
 }
 
 // Store is where resources are kept.
@@ -105,6 +109,18 @@ type APIServerHTTPS struct {
 	Port        int    `json:"port" help:"port of the API over HTTPS"`
 	TLSCertFile string `json:"tlsCertFile" help:"certificate of the API over HTTPS"`
 	TLSKeyFile  string `json:"tlsKeyFile" help:"key of apiServer.https.tlsCertFile"`
+}
+
+// AdminServer is the port that administrators have in the documents of 0.3 to 0.6. Its public form is the API over
+// HTTPS.
+type AdminServer struct {
+	Local AdminServerLocal `json:"local"`
+}
+
+// AdminServerLocal is its plain form, on loopback.
+type AdminServerLocal struct {
+	Enabled bool `json:"enabled" help:"serve tokens, secrets and provided CAs on a plain port of 127.0.0.1, for clients of 0.3 to 0.6"`
+	Port    int  `json:"port" help:"port of adminServer.local"`
 }
 
 // APIServerAuth says who is an admin.
@@ -210,6 +226,7 @@ func DefaultGlobal() Global {
 		Mode:        ModeGlobal,
 		Store:       Store{Type: StoreSQLite},
 		APIServer:   defaultAPIServer(),
+		AdminServer: defaultAdminServer(),
 		Multizone: GlobalMultizone{Global: GlobalMultizoneGlobal{KDS: GlobalKDS{
 			Interface: "0.0.0.0", GRPCPort: 5685, Auth: KDSAuth{Type: ZoneToken},
 		}}},
@@ -225,6 +242,7 @@ func DefaultZone() Zone {
 		Environment:                "universal",
 		Store:                      Store{Type: StoreSQLite},
 		APIServer:                  defaultAPIServer(),
+		AdminServer:                defaultAdminServer(),
 		DPServer:                   DPServer{Interface: "0.0.0.0", Port: 5678, Auth: DPAuthType{Type: DPToken}},
 		Diagnostics:                defaultDiagnostics(),
 		DNSServer:                  DNSServer{Interface: "127.0.0.1", Port: 5653},
@@ -241,6 +259,10 @@ func defaultAPIServer() APIServer {
 		// Not nil: it is a list in JSON too.
 		CORSAllowedDomains: []string{},
 	}
+}
+
+func defaultAdminServer() AdminServer {
+	return AdminServer{Local: AdminServerLocal{Port: 5679}}
 }
 
 func defaultDiagnostics() Diagnostics {

@@ -39,6 +39,7 @@ func TestDefaults(t *testing.T) {
 		"apiServer.https.tlsCertFile": "", "apiServer.https.tlsKeyFile": "",
 		"apiServer.auth.type": "tokens", "apiServer.auth.clientCertsDir": "", "apiServer.auth.allowFromLocalhost": true,
 		"apiServer.readOnly": false, "apiServer.corsAllowedDomains": []string{},
+		"adminServer.local.enabled": false, "adminServer.local.port": 5679, "general.advertisedHostname": "",
 		"multizone.global.kds.interface": "0.0.0.0", "multizone.global.kds.grpcPort": 5685, "multizone.global.kds.tlsCertFile": "",
 		"multizone.global.kds.tlsKeyFile": "", "multizone.global.kds.clientCertsDir": "", "multizone.global.kds.auth.type": "zoneToken",
 		"diagnostics.interface": "127.0.0.1", "diagnostics.serverPort": 5680, "diagnostics.debugEndpoints": false,

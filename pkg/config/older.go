@@ -15,6 +15,11 @@ func olderNames() map[string]string {
 		"multizone.remote.kds.tlsCertFile":   "multizone.zone.kds.tlsCertFile",
 		"multizone.remote.kds.tlsKeyFile":    "multizone.zone.kds.tlsKeyFile",
 		"apiServer.port":                     "apiServer.http.port",
+		"adminServer.public.interface":       "apiServer.https.interface",
+		"adminServer.public.port":            "apiServer.https.port",
+		"adminServer.public.tlsCertFile":     "apiServer.https.tlsCertFile",
+		"adminServer.public.tlsKeyFile":      "apiServer.https.tlsKeyFile",
+		"adminServer.public.clientCertsDir":  "apiServer.auth.clientCertsDir",
 		"xdsServer.grpcPort":                 "dpServer.port",
 		"xdsServer.diagnosticsPort":          "diagnostics.serverPort",
 	}
@@ -54,11 +59,6 @@ func ignoredKeys() map[string]string {
 		noServer: {
 			"sdsServer.grpcPort", "sdsServer.tlsCertFile", "sdsServer.tlsKeyFile",
 			"bootstrapServer.port", "guiServer.port", "guiServer.apiServerUrl",
-			"adminServer.local.port", "adminServer.public.enabled", "adminServer.public.interface", "adminServer.public.port",
-			"adminServer.public.tlsCertFile", "adminServer.public.tlsKeyFile", "adminServer.public.clientCertsDir",
-			"dataplaneTokenServer.enabled", "dataplaneTokenServer.local.port",
-			"dataplaneTokenServer.public.enabled", "dataplaneTokenServer.public.interface", "dataplaneTokenServer.public.port",
-			"dataplaneTokenServer.public.tlsCertFile", "dataplaneTokenServer.public.tlsKeyFile", "dataplaneTokenServer.public.clientCertsDir",
 			"xdsServer.tlsCertFile", "xdsServer.tlsKeyFile",
 			"dpServer.hds.enabled", "dpServer.hds.interval", "dpServer.hds.refreshInterval",
 			"dpServer.hds.checkDefaults.timeout", "dpServer.hds.checkDefaults.interval", "dpServer.hds.checkDefaults.noTrafficInterval",
@@ -70,10 +70,17 @@ func ignoredKeys() map[string]string {
 			"bootstrapServer.params.xdsHost", "bootstrapServer.params.xdsPort", "bootstrapServer.params.xdsConnectTimeout",
 			"runtime.universal.dataplaneCleanupAge",
 			"metrics.dataplane.enabled", "metrics.dataplane.subscriptionLimit", "metrics.zone.enabled", "metrics.zone.subscriptionLimit",
-			"general.dnsCacheTTL", "general.advertisedHostname",
+			"general.dnsCacheTTL",
 			"dnsServer.domain", "dnsServer.CIDR",
 		},
 		"nothing is ever reported to anyone": {"reports.enabled"},
+		"what administrators need is served wherever the API is served over HTTPS (apiServer.https.enabled)": {"adminServer.public.enabled"},
+		"administrators can have tokens made wherever there is an API":                                       {"adminServer.apis.dataplaneToken.enabled"},
+		"adminServer is its newer name": {
+			"dataplaneTokenServer.enabled", "dataplaneTokenServer.local.port",
+			"dataplaneTokenServer.public.enabled", "dataplaneTokenServer.public.interface", "dataplaneTokenServer.public.port",
+			"dataplaneTokenServer.public.tlsCertFile", "dataplaneTokenServer.public.tlsKeyFile", "dataplaneTokenServer.public.clientCertsDir",
+		},
 	}
 	out := map[string]string{}
 	for why, paths := range groups {

@@ -60,6 +60,11 @@ type Base struct {
 	// Live are the streams and calls that rest on credentials.
 	Live *auth.Live
 
+	// handler is that of the API; beside are other paths of its TLS port.
+	handler http.Handler
+	beside  map[string]http.Handler
+	// advertised is how other machines know this one; empty: as they have called it.
+	advertised  string
 	instruments *instruments
 	insights    *insight.Rollup
 	expiries    expiries
@@ -91,8 +96,9 @@ func New(ctx context.Context, general config.General, st config.Store, log *slog
 		Metrics: telemetry.NewRegistry(map[string]string{
 			"version": v.Version, "git_tag": v.GitTag, "git_commit": v.GitCommit, "build_date": v.BuildDate,
 		}),
-		fatal: make(chan error, 1),
-		ready: make(chan struct{}),
+		advertised: general.AdvertisedHostname,
+		fatal:      make(chan error, 1),
+		ready:      make(chan struct{}),
 	}
 	b.instruments = newInstruments(b.Metrics)
 	if b.Store, err = b.openStore(ctx, st); err != nil {
@@ -178,8 +184,11 @@ type Certificates struct {
 }
 
 // NewCertificates prepares for ports on the given interfaces.
-func NewCertificates(workDir string, interfaces ...string) *Certificates {
-	return &Certificates{workDir: workDir, interfaces: interfaces}
+func NewCertificates(general config.General, interfaces ...string) *Certificates {
+	if general.AdvertisedHostname != "" {
+		interfaces = append(interfaces, general.AdvertisedHostname)
+	}
+	return &Certificates{workDir: general.WorkDir, interfaces: interfaces}
 }
 
 // For gives the certificate of one port. key is the configuration key that errors name.
@@ -227,7 +236,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	o.Store, o.Table, o.Logger = b.Store, b.Table, b.Logger
 	o.Policy = auth.AdminPolicy{AllowFromLocalhost: c.Auth.AllowFromLocalhost, AllowRemoteWrites: c.HTTP.AllowRemoteWrites}
 	o.ReadOnly, o.Version, o.InstanceID = c.ReadOnly, v.Version, b.Instance
-	o.Sealer, o.Insights = b.sealer, b.insights
+	o.Sealer, o.Insights, o.Catalog = b.sealer, b.insights, b.catalog
 	o.MaxBatchItems = int(b.Limits.BatchItems)
 	o.Limits, o.MaxPageItems, o.MaxPageBytes, o.MaxWaits = b.ObjectLimits(), int(b.Limits.PageItems), int(b.Limits.PageBytes), int(b.Limits.Waits)
 	o.Users, o.Live = auth.NewUserAuthenticator(UserTokenKeys(b.Store.Config()), Revoked(b.Store.Config())), b.Live
@@ -251,6 +260,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	if err != nil {
 		return fmt.Errorf("apiServer.corsAllowedDomains: %w", err)
 	}
+	b.handler = handler
 	if c.HTTP.Enabled {
 		l, err := b.Set.TCP("http", "apiServer.http.port", c.HTTP.Interface, c.HTTP.Port)
 		if err != nil {
@@ -268,7 +278,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 			return err
 		}
 		b.Expires("https", cert)
-		rpc, err := b.SharedPort("https", "apiServer.https.port", c.HTTPS.Interface, c.HTTPS.Port, cert.TLS(cas), handler,
+		rpc, err := b.SharedPort("https", "apiServer.https.port", c.HTTPS.Interface, c.HTTPS.Port, cert.TLS(cas), b.withBeside(handler),
 			grpc.ChainUnaryInterceptor(service.Recover, identify, service.Authenticate),
 			grpc.ChainStreamInterceptor(service.RecoverStream, identifyStream, service.AuthenticateStream),
 			grpc.MaxConcurrentStreams(callStreams),

@@ -47,7 +47,7 @@ func TestLife(t *testing.T) {
 			b.OnReady(func(h *telemetry.Health) { h.Set("thing", errors.New("ails")) })
 			a := config.DefaultGlobal().APIServer
 			a.HTTP.Port, a.HTTPS.Port, a.HTTPS.Interface = 0, 0, "127.0.0.1"
-			if err := b.ServeAPI(a, controlplane.NewCertificates(g.WorkDir, "127.0.0.1"), api.Options{Mode: api.Global, ConfigJSON: []byte("{}")}); err != nil {
+			if err := b.ServeAPI(a, controlplane.NewCertificates(g, "127.0.0.1"), api.Options{Mode: api.Global, ConfigJSON: []byte("{}")}); err != nil {
 				t.Fatal(err)
 			}
 			if err := b.ServeDiagnostics(config.Diagnostics{Interface: "127.0.0.1"}); err != nil {
@@ -105,7 +105,7 @@ func TestFailures(t *testing.T) {
 	bad.EncryptionKeyFile = g.WorkDir
 	_, err = controlplane.New(t.Context(), g, bad, slog.New(slog.DiscardHandler))
 	want(err, "store.encryptionKeyFile: ")
-	certs := controlplane.NewCertificates(g.WorkDir)
+	certs := controlplane.NewCertificates(g)
 	_, err = certs.For("dpServer.tlsCertFile", filepath.Join(g.WorkDir, "none"), filepath.Join(g.WorkDir, "none"))
 	want(err, "dpServer.tlsCertFile: ")
 	_, err = controlplane.ClientCAs("apiServer.auth.clientCertsDir", filepath.Join(g.WorkDir, "none"))

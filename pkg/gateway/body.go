@@ -44,8 +44,13 @@ func (marshaler) Marshal(v any) ([]byte, error) {
 			return line(v.GetJson()), nil
 		}
 		return nil, nil
-	case *apiv1.DeleteResponse:
+	case *apiv1.DeleteResponse, *apiv1.DeleteProvidedCertificateResponse:
 		return nil, nil
+	case *apiv1.AddProvidedCertificateResponse:
+		b, err := indented(v.GetCertificate(), "")
+		return line(b), err
+	case *apiv1.ListProvidedCertificatesResponse:
+		return rows(v.GetCertificates())
 	case *apiv1.BatchResponse:
 		b, err := plainJSON(batchBodyOf(v))
 		return line(b), err
@@ -65,19 +70,24 @@ func (marshaler) Marshal(v any) ([]byte, error) {
 	case page:
 		return list(v.GetTotal(), v.GetItems(), v.GetNext())
 	case *apiv1.ListZoneStatusResponse:
-		rows := make([][]byte, len(v.GetZones()))
-		for i, m := range v.GetZones() {
-			var err error
-			if rows[i], err = indented(m, ""); err != nil {
-				return nil, err
-			}
-		}
-		return line(array(nil, rows, "")), nil
+		return rows(v.GetZones())
 	case proto.Message:
 		b, err := indented(v, "")
 		return line(b), err
 	}
 	return nil, fmt.Errorf("no JSON for a %T", v)
+}
+
+// rows is a list without a page around it.
+func rows[M proto.Message](list []M) ([]byte, error) {
+	out := make([][]byte, len(list))
+	for i, m := range list {
+		var err error
+		if out[i], err = indented(m, ""); err != nil {
+			return nil, err
+		}
+	}
+	return line(array(nil, out, "")), nil
 }
 
 // Unmarshal implements runtime.Marshaler.

@@ -63,8 +63,10 @@ type gateway struct {
 	copies   apiv1.BackupServiceClient
 	identify func(*http.Request) context.Context
 	origins  origins
-	limits   Limits
-	pages    *budget
+	// adminPort says that only the routes of the admin port of older documents are served, as they were.
+	adminPort bool
+	limits    Limits
+	pages     *budget
 	// batches has an item for each batch that is being read and written.
 	batches chan struct{}
 	observe func(Answered)
@@ -114,6 +116,9 @@ func New(o Options) (http.Handler, error) {
 		func(ctx context.Context, m *runtime.ServeMux, c grpc.ClientConnInterface) error {
 			return apiv1.RegisterTokenServiceHandlerClient(ctx, m, apiv1.NewTokenServiceClient(c))
 		},
+		func(ctx context.Context, m *runtime.ServeMux, c grpc.ClientConnInterface) error {
+			return apiv1.RegisterProvidedCAServiceHandlerClient(ctx, m, apiv1.NewProvidedCAServiceClient(c))
+		},
 	} {
 		if err := register(ctx, g.mux, o.Conn); err != nil {
 			return nil, fmt.Errorf("gateway: %w", err)
@@ -160,6 +165,10 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 	}
 	route, ok := resolve(g.table, segments)
 	if !ok {
+		text(w, http.StatusNotFound)
+		return
+	}
+	if g.adminPort && !route.onAdminPort() {
 		text(w, http.StatusNotFound)
 		return
 	}
@@ -225,6 +234,9 @@ func (g *gateway) inner(r *http.Request, route route, body []byte) *http.Request
 	}).WithContext(ctx)
 	path, _ := url.PathUnescape(route.path)
 	in.URL = &url.URL{Path: path, RawPath: route.path, RawQuery: route.pick(r.URL.Query()).Encode()}
+	if g.adminPort && route.path == "/tokens" {
+		in.URL.RawQuery = "named=true"
+	}
 	for from, to := range passed {
 		if v := r.Header.Get(from); v != "" {
 			in.Header.Set(to, printable(v))
@@ -335,6 +347,13 @@ func finish(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
 		warn(w, m.GetWarnings())
 	case *apiv1.GenerateSigningKeyResponse:
 		w.Header().Set(revisionHeader, m.GetRevision())
+	case *apiv1.AddProvidedCertificateResponse:
+		if m.GetRevision() > 0 {
+			written(w, m.GetRevision(), false)
+		}
+	case *apiv1.DeleteProvidedCertificateResponse:
+		written(w, m.GetRevision(), false)
+		w.Header().Del("Content-Type")
 	case *apiv1.ListResponse:
 		m.Next = nextURL(ctx, m.Next)
 	case *apiv1.ListZoneOverviewsResponse:

@@ -84,8 +84,11 @@ func resolve(t *resource.Table, segments []string) (route, bool) {
 // pattern leaves out what anyone may choose.
 func pattern(rest []string, inMesh bool) string {
 	p := "/" + strings.Join(rest, "/")
-	if len(rest) == 2 && rest[0] != "status" && rest[0] != "tokens" {
+	switch {
+	case len(rest) == 2 && rest[0] != "status" && rest[0] != "tokens":
 		p = "/" + rest[0] + "/{name}"
+	case len(rest) == 4:
+		p = "/" + strings.Join(rest[:3], "/") + "/{name}"
 	}
 	if inMesh {
 		return "/meshes/{mesh}" + p
@@ -109,7 +112,7 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		case inMesh:
 		case head == "positions":
 			return list("revision wait")
-		case head == "config", head == "versions":
+		case head == "config", head == "versions", head == "catalog":
 			return list("")
 		case head == "backup":
 			return route{allow: readOnly, media: "application/octet-stream"}, true
@@ -147,6 +150,14 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 			return route{}, false
 		}
 		return route{allow: readWrite, body: objectBody, query: "status dryRun"}, true
+	case 3, 4:
+		if !inMesh || path[0] != "ca" || path[1] != "provided" || path[2] != "certificates" {
+			break
+		}
+		if len(path) == 3 {
+			return route{allow: "POST, GET", body: otherBody}, true
+		}
+		return route{allow: "DELETE"}, true
 	}
 	return route{}, false
 }

@@ -38,12 +38,15 @@ func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err er
 	base.Limits = c.Limits.Limits
 	cp := &CP{base}
 	k := c.Multizone.Global.KDS
-	certs := controlplane.NewCertificates(c.General.WorkDir, c.APIServer.HTTPS.Interface, k.Interface)
+	certs := controlplane.NewCertificates(c.General, c.APIServer.HTTPS.Interface, k.Interface)
 	show, err := c.JSON()
 	if err != nil {
 		return nil, err
 	}
 	if err := base.ServeAPI(c.APIServer, certs, api.Options{Mode: api.Global, ConfigJSON: show}); err != nil {
+		return nil, err
+	}
+	if err := base.ServeAdminPort(c.AdminServer); err != nil {
 		return nil, err
 	}
 	if err := cp.serveKDS(ctx, k, c.Limits, certs); err != nil {

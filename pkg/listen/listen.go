@@ -52,6 +52,14 @@ func (s *Set) Close() {
 	}
 }
 
+// Addr gives the address of one listener, nil if there is none of that name.
+func (s *Set) Addr(name string) net.Addr {
+	if l, ok := s.listeners[name]; ok {
+		return l.Addr()
+	}
+	return nil
+}
+
 // Addrs gives dialable addresses: a wildcard interface is given as loopback.
 func (s *Set) Addrs() map[string]string {
 	out := make(map[string]string, len(s.listeners))

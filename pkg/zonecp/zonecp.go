@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 	}()
 	base.Limits = c.Limits.Limits
 	cp := &CP{base}
-	certs := controlplane.NewCertificates(c.General.WorkDir, c.APIServer.HTTPS.Interface, c.DPServer.Interface)
+	certs := controlplane.NewCertificates(c.General, c.APIServer.HTTPS.Interface, c.DPServer.Interface)
 	show, err := c.JSON()
 	if err != nil {
 		return nil, err
@@ -69,6 +70,9 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 	if err := base.ServeAPI(c.APIServer, certs, api.Options{
 		Mode: mode, Zone: zone.Name, GlobalAddress: zone.GlobalAddress, ConfigJSON: show,
 	}); err != nil {
+		return nil, err
+	}
+	if err := base.ServeAdminPort(c.AdminServer); err != nil {
 		return nil, err
 	}
 	peer := ""
@@ -127,13 +131,13 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o *
 	cp.measure(o, server.Plans)
 	cp.Set.Task("dns", resolver.Run)
 	leaf := cert.Certificate.Leaf
-	handler := bootstrap.Handler(bootstrap.Options{
+	options := bootstrap.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name,
 		Authenticator: who, Leaver: server, Logger: cp.Logger, CA: cert.CA,
 		RequireToken: c.DPServer.Auth.Type != config.None, NodeMetadata: int(c.Limits.NodeMetadataBytes), Body: int64(c.Limits.BodyBytes),
 		ServerNames: func(host string) bool { return leaf.VerifyHostname(host) == nil },
-	})
-	rpc, err := cp.SharedPort("dpServer", "dpServer.port", c.DPServer.Interface, c.DPServer.Port, cert.TLS(nil), handler,
+	}
+	rpc, err := cp.SharedPort("dpServer", "dpServer.port", c.DPServer.Interface, c.DPServer.Port, cert.TLS(nil), bootstrap.Handler(options),
 		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
 		// A window of a fixed size: else every ACK of every proxy is answered by a ping that measures the connection.
 		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
@@ -144,6 +148,13 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o *
 		return err
 	}
 	server.Register(rpc)
+	// On the API's port too, where older documents have it; Envoy dials this one.
+	if at, ok := cp.Set.Addr("dpServer").(*net.TCPAddr); ok {
+		options.XDSPort = uint32(at.Port)
+	}
+	elsewhere := bootstrap.Handler(options)
+	cp.BesideHTTPS("/bootstrap", elsewhere)
+	cp.BesideHTTPS("/goodbye", elsewhere)
 	cp.Set.Task("xds", server.Run)
 	return nil
 }

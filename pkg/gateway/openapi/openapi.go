@@ -245,7 +245,7 @@ func (d *document) typed(r Rule) error {
 	params := pathParams(r.Path)
 	for i := range rpc.Input().Fields().Len() {
 		name := string(rpc.Input().Fields().Get(i).Name())
-		if name != "body" && !strings.Contains(r.Path, "{"+name+"}") && name != "mesh" {
+		if name != "body" && name != "named" && !strings.Contains(r.Path, "{"+name+"}") && name != "mesh" {
 			params = append(params, reference(name))
 		}
 	}
@@ -277,6 +277,20 @@ func (d *document) typed(r Rule) error {
 		op = operation("Returns the control plane's configuration, without secrets.", nil, answers(object{"type": "object"}))
 	case "GetVersions":
 		op = operation("Tells which versions of data plane proxies go with which Envoy.", nil, answers(message(&apiv1.GetVersionsResponse{})))
+	case "GetCatalog":
+		op = operation("Tells clients of older documents where the other ports are; an empty URL is not served.", nil, answers(message(&apiv1.GetCatalogResponse{})))
+	case "ListProvidedCertificates":
+		op = d.providedCA("Lists the CA that the mesh has from its user.", params)
+		op["responses"].(object)["200"] = json("One at most.", object{"type": "array", "items": message(&apiv1.ProvidedCertificate{})})
+	case "AddProvidedCertificate":
+		op = d.providedCA("Gives the mesh a CA, for its mTLS backend \"provided\".", params)
+		op["responses"].(object)["200"] = json("Done.", message(&apiv1.ProvidedCertificate{}))
+		op["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": object{
+			"type": "object", "additionalProperties": false, "required": []string{"cert", "key"},
+			"properties": object{"cert": object{"type": "string", "description": "PEM"}, "key": object{"type": "string", "description": "PEM"}},
+		}}}}
+	case "DeleteProvidedCertificate":
+		op = d.providedCA("Takes the CA of the mesh away, unless its mutual TLS rests on it.", params)
 	case "ListZoneStatus":
 		op = operation("Tells which zones are there.", append(params, reference("minRevision")), answers(object{"type": "array", "items": message(&apiv1.ZoneStatus{})}, 503))
 	case "GetZoneOverview", "ListZoneOverviews":
@@ -307,6 +321,13 @@ func (d *document) typed(r Rule) error {
 	op["tags"] = []string{strings.TrimSuffix(string(rpc.Parent().Name()), "Service")}
 	d.add(r.Method, r.Path, op)
 	return nil
+}
+
+// providedCA is an operation on the CA that a mesh has from its user.
+func (d *document) providedCA(summary string, params []any) object {
+	op := operation(summary, params, written("200"))
+	op["description"] = "For administrators only."
+	return op
 }
 
 func (d *document) overview(params []any, method, name string, parts object) object {
@@ -357,6 +378,7 @@ func parameters() object {
 	return object{
 		"mesh":   in("mesh"),
 		"name":   in("name"),
+		"id":     in("id"),
 		"size":   query("size", "Items on the page; 0 means 10000.", object{"type": "integer", "minimum": 0, "maximum": 10000, "default": 1000}),
 		"offset": query("offset", "Taken from the next of a page, or the index of an item.", object{"type": "string"}),
 		"tag":    query("tag", "KEY:VALUE, several times; one inbound or the gateway must carry them all. The value * matches any.", object{"type": "array", "items": object{"type": "string"}}),
@@ -386,7 +408,7 @@ func parameters() object {
 
 func pathParams(path string) []any {
 	var out []any
-	for _, name := range []string{"mesh", "name"} {
+	for _, name := range []string{"mesh", "name", "id"} {
 		if strings.Contains(path, "{"+name+"}") {
 			out = append(out, reference(name))
 		}

@@ -293,6 +293,88 @@ func (x *GetVersionsResponse) GetKumaDp() map[string]*GetVersionsResponse_Compat
 	return nil
 }
 
+// GetCatalogRequest is empty.
+type GetCatalogRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCatalogRequest) Reset() {
+	*x = GetCatalogRequest{}
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCatalogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCatalogRequest) ProtoMessage() {}
+
+func (x *GetCatalogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCatalogRequest.ProtoReflect.Descriptor instead.
+func (*GetCatalogRequest) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_control_plane_proto_rawDescGZIP(), []int{6}
+}
+
+// GetCatalogResponse has a URL for each API; an empty one is not served.
+type GetCatalogResponse struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Apis          *GetCatalogResponse_Apis `protobuf:"bytes,1,opt,name=apis,proto3" json:"apis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCatalogResponse) Reset() {
+	*x = GetCatalogResponse{}
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCatalogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCatalogResponse) ProtoMessage() {}
+
+func (x *GetCatalogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCatalogResponse.ProtoReflect.Descriptor instead.
+func (*GetCatalogResponse) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_control_plane_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetCatalogResponse) GetApis() *GetCatalogResponse_Apis {
+	if x != nil {
+		return x.Apis
+	}
+	return nil
+}
+
 // Envoy that goes with a version of a data plane proxy.
 type GetVersionsResponse_Compatible struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -304,7 +386,7 @@ type GetVersionsResponse_Compatible struct {
 
 func (x *GetVersionsResponse_Compatible) Reset() {
 	*x = GetVersionsResponse_Compatible{}
-	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[6]
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +398,7 @@ func (x *GetVersionsResponse_Compatible) String() string {
 func (*GetVersionsResponse_Compatible) ProtoMessage() {}
 
 func (x *GetVersionsResponse_Compatible) ProtoReflect() protoreflect.Message {
-	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[6]
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,6 +417,173 @@ func (*GetVersionsResponse_Compatible) Descriptor() ([]byte, []int) {
 func (x *GetVersionsResponse_Compatible) GetEnvoy() string {
 	if x != nil {
 		return x.Envoy
+	}
+	return ""
+}
+
+// Apis are the APIs of the published system.
+type GetCatalogResponse_Apis struct {
+	state                protoimpl.MessageState       `protogen:"open.v1"`
+	Bootstrap            *GetCatalogResponse_Endpoint `protobuf:"bytes,1,opt,name=bootstrap,proto3" json:"bootstrap,omitempty"`
+	DataplaneToken       *GetCatalogResponse_Reach    `protobuf:"bytes,2,opt,name=dataplane_token,json=dataplaneToken,proto3" json:"dataplane_token,omitempty"`
+	Admin                *GetCatalogResponse_Reach    `protobuf:"bytes,3,opt,name=admin,proto3" json:"admin,omitempty"`
+	MonitoringAssignment *GetCatalogResponse_Endpoint `protobuf:"bytes,4,opt,name=monitoring_assignment,json=monitoringAssignment,proto3" json:"monitoring_assignment,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *GetCatalogResponse_Apis) Reset() {
+	*x = GetCatalogResponse_Apis{}
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCatalogResponse_Apis) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCatalogResponse_Apis) ProtoMessage() {}
+
+func (x *GetCatalogResponse_Apis) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCatalogResponse_Apis.ProtoReflect.Descriptor instead.
+func (*GetCatalogResponse_Apis) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_control_plane_proto_rawDescGZIP(), []int{7, 0}
+}
+
+func (x *GetCatalogResponse_Apis) GetBootstrap() *GetCatalogResponse_Endpoint {
+	if x != nil {
+		return x.Bootstrap
+	}
+	return nil
+}
+
+func (x *GetCatalogResponse_Apis) GetDataplaneToken() *GetCatalogResponse_Reach {
+	if x != nil {
+		return x.DataplaneToken
+	}
+	return nil
+}
+
+func (x *GetCatalogResponse_Apis) GetAdmin() *GetCatalogResponse_Reach {
+	if x != nil {
+		return x.Admin
+	}
+	return nil
+}
+
+func (x *GetCatalogResponse_Apis) GetMonitoringAssignment() *GetCatalogResponse_Endpoint {
+	if x != nil {
+		return x.MonitoringAssignment
+	}
+	return nil
+}
+
+// Endpoint is one place.
+type GetCatalogResponse_Endpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCatalogResponse_Endpoint) Reset() {
+	*x = GetCatalogResponse_Endpoint{}
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCatalogResponse_Endpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCatalogResponse_Endpoint) ProtoMessage() {}
+
+func (x *GetCatalogResponse_Endpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCatalogResponse_Endpoint.ProtoReflect.Descriptor instead.
+func (*GetCatalogResponse_Endpoint) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_control_plane_proto_rawDescGZIP(), []int{7, 1}
+}
+
+func (x *GetCatalogResponse_Endpoint) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+// Reach is where callers of the same machine, and others, find an API.
+type GetCatalogResponse_Reach struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LocalUrl      string                 `protobuf:"bytes,1,opt,name=local_url,json=localUrl,proto3" json:"local_url,omitempty"`
+	PublicUrl     string                 `protobuf:"bytes,2,opt,name=public_url,json=publicUrl,proto3" json:"public_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCatalogResponse_Reach) Reset() {
+	*x = GetCatalogResponse_Reach{}
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCatalogResponse_Reach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCatalogResponse_Reach) ProtoMessage() {}
+
+func (x *GetCatalogResponse_Reach) ProtoReflect() protoreflect.Message {
+	mi := &file_meridian_api_v1_control_plane_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCatalogResponse_Reach.ProtoReflect.Descriptor instead.
+func (*GetCatalogResponse_Reach) Descriptor() ([]byte, []int) {
+	return file_meridian_api_v1_control_plane_proto_rawDescGZIP(), []int{7, 2}
+}
+
+func (x *GetCatalogResponse_Reach) GetLocalUrl() string {
+	if x != nil {
+		return x.LocalUrl
+	}
+	return ""
+}
+
+func (x *GetCatalogResponse_Reach) GetPublicUrl() string {
+	if x != nil {
+		return x.PublicUrl
 	}
 	return ""
 }
@@ -362,11 +611,27 @@ const file_meridian_api_v1_control_plane_proto_rawDesc = "" +
 	"\x05envoy\x18\x01 \x01(\tR\x05envoy\x1aj\n" +
 	"\vKumaDpEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12E\n" +
-	"\x05value\x18\x02 \x01(\v2/.meridian.api.v1.GetVersionsResponse.CompatibleR\x05value:\x028\x012\x91\x02\n" +
+	"\x05value\x18\x02 \x01(\v2/.meridian.api.v1.GetVersionsResponse.CompatibleR\x05value:\x028\x01\"\x13\n" +
+	"\x11GetCatalogRequest\"\x82\x04\n" +
+	"\x12GetCatalogResponse\x12<\n" +
+	"\x04apis\x18\x01 \x01(\v2(.meridian.api.v1.GetCatalogResponse.ApisR\x04apis\x1a\xca\x02\n" +
+	"\x04Apis\x12J\n" +
+	"\tbootstrap\x18\x01 \x01(\v2,.meridian.api.v1.GetCatalogResponse.EndpointR\tbootstrap\x12R\n" +
+	"\x0fdataplane_token\x18\x02 \x01(\v2).meridian.api.v1.GetCatalogResponse.ReachR\x0edataplaneToken\x12?\n" +
+	"\x05admin\x18\x03 \x01(\v2).meridian.api.v1.GetCatalogResponse.ReachR\x05admin\x12a\n" +
+	"\x15monitoring_assignment\x18\x04 \x01(\v2,.meridian.api.v1.GetCatalogResponse.EndpointR\x14monitoringAssignment\x1a\x1c\n" +
+	"\bEndpoint\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x1aC\n" +
+	"\x05Reach\x12\x1b\n" +
+	"\tlocal_url\x18\x01 \x01(\tR\blocalUrl\x12\x1d\n" +
+	"\n" +
+	"public_url\x18\x02 \x01(\tR\tpublicUrl2\xe8\x02\n" +
 	"\x13ControlPlaneService\x12L\n" +
 	"\aGetInfo\x12\x1f.meridian.api.v1.GetInfoRequest\x1a .meridian.api.v1.GetInfoResponse\x12R\n" +
 	"\tGetConfig\x12!.meridian.api.v1.GetConfigRequest\x1a\".meridian.api.v1.GetConfigResponse\x12X\n" +
-	"\vGetVersions\x12#.meridian.api.v1.GetVersionsRequest\x1a$.meridian.api.v1.GetVersionsResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
+	"\vGetVersions\x12#.meridian.api.v1.GetVersionsRequest\x1a$.meridian.api.v1.GetVersionsResponse\x12U\n" +
+	"\n" +
+	"GetCatalog\x12\".meridian.api.v1.GetCatalogRequest\x1a#.meridian.api.v1.GetCatalogResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
 
 var (
 	file_meridian_api_v1_control_plane_proto_rawDescOnce sync.Once
@@ -380,7 +645,7 @@ func file_meridian_api_v1_control_plane_proto_rawDescGZIP() []byte {
 	return file_meridian_api_v1_control_plane_proto_rawDescData
 }
 
-var file_meridian_api_v1_control_plane_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_meridian_api_v1_control_plane_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_meridian_api_v1_control_plane_proto_goTypes = []any{
 	(*GetInfoRequest)(nil),                 // 0: meridian.api.v1.GetInfoRequest
 	(*GetInfoResponse)(nil),                // 1: meridian.api.v1.GetInfoResponse
@@ -388,23 +653,35 @@ var file_meridian_api_v1_control_plane_proto_goTypes = []any{
 	(*GetConfigResponse)(nil),              // 3: meridian.api.v1.GetConfigResponse
 	(*GetVersionsRequest)(nil),             // 4: meridian.api.v1.GetVersionsRequest
 	(*GetVersionsResponse)(nil),            // 5: meridian.api.v1.GetVersionsResponse
-	(*GetVersionsResponse_Compatible)(nil), // 6: meridian.api.v1.GetVersionsResponse.Compatible
-	nil,                                    // 7: meridian.api.v1.GetVersionsResponse.KumaDpEntry
+	(*GetCatalogRequest)(nil),              // 6: meridian.api.v1.GetCatalogRequest
+	(*GetCatalogResponse)(nil),             // 7: meridian.api.v1.GetCatalogResponse
+	(*GetVersionsResponse_Compatible)(nil), // 8: meridian.api.v1.GetVersionsResponse.Compatible
+	nil,                                    // 9: meridian.api.v1.GetVersionsResponse.KumaDpEntry
+	(*GetCatalogResponse_Apis)(nil),        // 10: meridian.api.v1.GetCatalogResponse.Apis
+	(*GetCatalogResponse_Endpoint)(nil),    // 11: meridian.api.v1.GetCatalogResponse.Endpoint
+	(*GetCatalogResponse_Reach)(nil),       // 12: meridian.api.v1.GetCatalogResponse.Reach
 }
 var file_meridian_api_v1_control_plane_proto_depIdxs = []int32{
-	7, // 0: meridian.api.v1.GetVersionsResponse.kuma_dp:type_name -> meridian.api.v1.GetVersionsResponse.KumaDpEntry
-	6, // 1: meridian.api.v1.GetVersionsResponse.KumaDpEntry.value:type_name -> meridian.api.v1.GetVersionsResponse.Compatible
-	0, // 2: meridian.api.v1.ControlPlaneService.GetInfo:input_type -> meridian.api.v1.GetInfoRequest
-	2, // 3: meridian.api.v1.ControlPlaneService.GetConfig:input_type -> meridian.api.v1.GetConfigRequest
-	4, // 4: meridian.api.v1.ControlPlaneService.GetVersions:input_type -> meridian.api.v1.GetVersionsRequest
-	1, // 5: meridian.api.v1.ControlPlaneService.GetInfo:output_type -> meridian.api.v1.GetInfoResponse
-	3, // 6: meridian.api.v1.ControlPlaneService.GetConfig:output_type -> meridian.api.v1.GetConfigResponse
-	5, // 7: meridian.api.v1.ControlPlaneService.GetVersions:output_type -> meridian.api.v1.GetVersionsResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	9,  // 0: meridian.api.v1.GetVersionsResponse.kuma_dp:type_name -> meridian.api.v1.GetVersionsResponse.KumaDpEntry
+	10, // 1: meridian.api.v1.GetCatalogResponse.apis:type_name -> meridian.api.v1.GetCatalogResponse.Apis
+	8,  // 2: meridian.api.v1.GetVersionsResponse.KumaDpEntry.value:type_name -> meridian.api.v1.GetVersionsResponse.Compatible
+	11, // 3: meridian.api.v1.GetCatalogResponse.Apis.bootstrap:type_name -> meridian.api.v1.GetCatalogResponse.Endpoint
+	12, // 4: meridian.api.v1.GetCatalogResponse.Apis.dataplane_token:type_name -> meridian.api.v1.GetCatalogResponse.Reach
+	12, // 5: meridian.api.v1.GetCatalogResponse.Apis.admin:type_name -> meridian.api.v1.GetCatalogResponse.Reach
+	11, // 6: meridian.api.v1.GetCatalogResponse.Apis.monitoring_assignment:type_name -> meridian.api.v1.GetCatalogResponse.Endpoint
+	0,  // 7: meridian.api.v1.ControlPlaneService.GetInfo:input_type -> meridian.api.v1.GetInfoRequest
+	2,  // 8: meridian.api.v1.ControlPlaneService.GetConfig:input_type -> meridian.api.v1.GetConfigRequest
+	4,  // 9: meridian.api.v1.ControlPlaneService.GetVersions:input_type -> meridian.api.v1.GetVersionsRequest
+	6,  // 10: meridian.api.v1.ControlPlaneService.GetCatalog:input_type -> meridian.api.v1.GetCatalogRequest
+	1,  // 11: meridian.api.v1.ControlPlaneService.GetInfo:output_type -> meridian.api.v1.GetInfoResponse
+	3,  // 12: meridian.api.v1.ControlPlaneService.GetConfig:output_type -> meridian.api.v1.GetConfigResponse
+	5,  // 13: meridian.api.v1.ControlPlaneService.GetVersions:output_type -> meridian.api.v1.GetVersionsResponse
+	7,  // 14: meridian.api.v1.ControlPlaneService.GetCatalog:output_type -> meridian.api.v1.GetCatalogResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_meridian_api_v1_control_plane_proto_init() }
@@ -418,7 +695,7 @@ func file_meridian_api_v1_control_plane_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meridian_api_v1_control_plane_proto_rawDesc), len(file_meridian_api_v1_control_plane_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -98,6 +98,27 @@ func local_request_ControlPlaneService_GetVersions_0(ctx context.Context, marsha
 	return msg, metadata, err
 }
 
+func request_ControlPlaneService_GetCatalog_0(ctx context.Context, marshaler runtime.Marshaler, client ControlPlaneServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetCatalogRequest
+		metadata runtime.ServerMetadata
+	)
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.GetCatalog(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlPlaneService_GetCatalog_0(ctx context.Context, marshaler runtime.Marshaler, server ControlPlaneServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq GetCatalogRequest
+		metadata runtime.ServerMetadata
+	)
+	msg, err := server.GetCatalog(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 // RegisterControlPlaneServiceHandlerServer registers the http handlers for service ControlPlaneService to "mux".
 // UnaryRPC     :call ControlPlaneServiceServer directly.
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
@@ -163,6 +184,26 @@ func RegisterControlPlaneServiceHandlerServer(ctx context.Context, mux *runtime.
 			return
 		}
 		forward_ControlPlaneService_GetVersions_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlPlaneService_GetCatalog_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/meridian.api.v1.ControlPlaneService/GetCatalog", runtime.WithHTTPPathPattern("/catalog"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlPlaneService_GetCatalog_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlPlaneService_GetCatalog_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 
 	return nil
@@ -255,6 +296,23 @@ func RegisterControlPlaneServiceHandlerClient(ctx context.Context, mux *runtime.
 		}
 		forward_ControlPlaneService_GetVersions_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_ControlPlaneService_GetCatalog_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/meridian.api.v1.ControlPlaneService/GetCatalog", runtime.WithHTTPPathPattern("/catalog"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlPlaneService_GetCatalog_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlPlaneService_GetCatalog_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
@@ -262,10 +320,12 @@ var (
 	pattern_ControlPlaneService_GetInfo_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0}, []string{""}, ""))
 	pattern_ControlPlaneService_GetConfig_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0}, []string{"config"}, ""))
 	pattern_ControlPlaneService_GetVersions_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0}, []string{"versions"}, ""))
+	pattern_ControlPlaneService_GetCatalog_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0}, []string{"catalog"}, ""))
 )
 
 var (
 	forward_ControlPlaneService_GetInfo_0     = runtime.ForwardResponseMessage
 	forward_ControlPlaneService_GetConfig_0   = runtime.ForwardResponseMessage
 	forward_ControlPlaneService_GetVersions_0 = runtime.ForwardResponseMessage
+	forward_ControlPlaneService_GetCatalog_0  = runtime.ForwardResponseMessage
 )

@@ -22,6 +22,7 @@ const (
 	ControlPlaneService_GetInfo_FullMethodName     = "/meridian.api.v1.ControlPlaneService/GetInfo"
 	ControlPlaneService_GetConfig_FullMethodName   = "/meridian.api.v1.ControlPlaneService/GetConfig"
 	ControlPlaneService_GetVersions_FullMethodName = "/meridian.api.v1.ControlPlaneService/GetVersions"
+	ControlPlaneService_GetCatalog_FullMethodName  = "/meridian.api.v1.ControlPlaneService/GetCatalog"
 )
 
 // ControlPlaneServiceClient is the client API for ControlPlaneService service.
@@ -36,6 +37,8 @@ type ControlPlaneServiceClient interface {
 	GetConfig(ctx context.Context, in *GetConfigRequest, opts ...grpc.CallOption) (*GetConfigResponse, error)
 	// GetVersions tells which data plane proxies go with which Envoy.
 	GetVersions(ctx context.Context, in *GetVersionsRequest, opts ...grpc.CallOption) (*GetVersionsResponse, error)
+	// GetCatalog tells where the other ports of this control plane are, for clients of 0.3 to 1.0.
+	GetCatalog(ctx context.Context, in *GetCatalogRequest, opts ...grpc.CallOption) (*GetCatalogResponse, error)
 }
 
 type controlPlaneServiceClient struct {
@@ -76,6 +79,16 @@ func (c *controlPlaneServiceClient) GetVersions(ctx context.Context, in *GetVers
 	return out, nil
 }
 
+func (c *controlPlaneServiceClient) GetCatalog(ctx context.Context, in *GetCatalogRequest, opts ...grpc.CallOption) (*GetCatalogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetCatalogResponse)
+	err := c.cc.Invoke(ctx, ControlPlaneService_GetCatalog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlPlaneServiceServer is the server API for ControlPlaneService service.
 // All implementations must embed UnimplementedControlPlaneServiceServer
 // for forward compatibility.
@@ -88,6 +101,8 @@ type ControlPlaneServiceServer interface {
 	GetConfig(context.Context, *GetConfigRequest) (*GetConfigResponse, error)
 	// GetVersions tells which data plane proxies go with which Envoy.
 	GetVersions(context.Context, *GetVersionsRequest) (*GetVersionsResponse, error)
+	// GetCatalog tells where the other ports of this control plane are, for clients of 0.3 to 1.0.
+	GetCatalog(context.Context, *GetCatalogRequest) (*GetCatalogResponse, error)
 	mustEmbedUnimplementedControlPlaneServiceServer()
 }
 
@@ -106,6 +121,9 @@ func (UnimplementedControlPlaneServiceServer) GetConfig(context.Context, *GetCon
 }
 func (UnimplementedControlPlaneServiceServer) GetVersions(context.Context, *GetVersionsRequest) (*GetVersionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetVersions not implemented")
+}
+func (UnimplementedControlPlaneServiceServer) GetCatalog(context.Context, *GetCatalogRequest) (*GetCatalogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCatalog not implemented")
 }
 func (UnimplementedControlPlaneServiceServer) mustEmbedUnimplementedControlPlaneServiceServer() {}
 func (UnimplementedControlPlaneServiceServer) testEmbeddedByValue()                             {}
@@ -182,6 +200,24 @@ func _ControlPlaneService_GetVersions_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlPlaneService_GetCatalog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCatalogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlPlaneServiceServer).GetCatalog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlPlaneService_GetCatalog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlPlaneServiceServer).GetCatalog(ctx, req.(*GetCatalogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ControlPlaneService_ServiceDesc is the grpc.ServiceDesc for ControlPlaneService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +236,10 @@ var ControlPlaneService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetVersions",
 			Handler:    _ControlPlaneService_GetVersions_Handler,
+		},
+		{
+			MethodName: "GetCatalog",
+			Handler:    _ControlPlaneService_GetCatalog_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -25,7 +25,9 @@ const (
 type IssueDataplaneTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// {"name","mesh","tags":{"key":["value"]},"type","validFor"}; mesh is required.
-	Body          []byte `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	Body []byte `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	// Whether name is required too, as it was up to 0.6.
+	Named         bool `protobuf:"varint,2,opt,name=named,proto3" json:"named,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -65,6 +67,13 @@ func (x *IssueDataplaneTokenRequest) GetBody() []byte {
 		return x.Body
 	}
 	return nil
+}
+
+func (x *IssueDataplaneTokenRequest) GetNamed() bool {
+	if x != nil {
+		return x.Named
+	}
+	return false
 }
 
 // IssueDataplaneTokenResponse carries the token.
@@ -408,9 +417,10 @@ var File_meridian_api_v1_token_proto protoreflect.FileDescriptor
 
 const file_meridian_api_v1_token_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmeridian/api/v1/token.proto\x12\x0fmeridian.api.v1\"0\n" +
+	"\x1bmeridian/api/v1/token.proto\x12\x0fmeridian.api.v1\"F\n" +
 	"\x1aIssueDataplaneTokenRequest\x12\x12\n" +
-	"\x04body\x18\x01 \x01(\fR\x04body\"3\n" +
+	"\x04body\x18\x01 \x01(\fR\x04body\x12\x14\n" +
+	"\x05named\x18\x02 \x01(\bR\x05named\"3\n" +
 	"\x1bIssueDataplaneTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\"+\n" +
 	"\x15IssueZoneTokenRequest\x12\x12\n" +
