@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/resource"
@@ -68,10 +69,38 @@ func (s *Service) mayRead(ctx context.Context, d *resource.Descriptor) error {
 	if err := s.admin(c); err != nil {
 		return err
 	}
-	if s.Mode == Zone && c.Certificate == nil && c.User == nil {
+	if !s.readsSecrets(c) {
 		return status.Errorf(codes.PermissionDenied, "A zone control plane that has joined a global one shows no %s without a client certificate or a user token.", d.Kind)
 	}
 	return nil
+}
+
+// readsSecrets says whether the caller is shown secrets. A joined zone has those of the global control plane.
+func (s *Service) readsSecrets(c auth.Caller) bool {
+	return s.Policy.Admin(c) && (s.Mode != Zone || c.Certificate != nil || c.User != nil)
+}
+
+// shown is an object as the caller may see it: without the private keys in it for those who may not read secrets.
+// Whatever answers with stored objects goes through it; for kinds that hold no key it costs nothing.
+func (s *Service) shown(ctx context.Context, d *resource.Descriptor, o *resource.Object) (*resource.Object, error) {
+	if !d.Confidential() {
+		return o, nil
+	}
+	if c, _ := auth.CallerFrom(ctx); s.readsSecrets(c) {
+		return o, nil
+	}
+	return resource.Conceal(d, o)
+}
+
+// shownMessage is shown for a spec.
+func (s *Service) shownMessage(ctx context.Context, d *resource.Descriptor, m proto.Message) proto.Message {
+	if !d.Confidential() {
+		return m
+	}
+	if c, _ := auth.CallerFrom(ctx); s.readsSecrets(c) {
+		return m
+	}
+	return resource.ConcealMessage(d, m)
 }
 
 // mayWrite says why the caller may not write a kind.

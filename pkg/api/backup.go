@@ -172,6 +172,9 @@ func (s *Service) Export(req *apiv1.ExportRequest, stream grpc.ServerStreamingSe
 			if m = step.shape(m); m == nil {
 				continue
 			}
+			if m = s.shownMessage(stream.Context(), step.Descriptor, m); !secrets && step.Confidential() {
+				m = resource.ConcealMessage(step.Descriptor, m)
+			}
 			if err := s.export(out, step.Descriptor, o.Key, m); err != nil {
 				return err
 			}

@@ -33,6 +33,9 @@ func (s *Service) Get(ctx context.Context, req *apiv1.GetRequest) (*apiv1.GetRes
 	if o, err = x.services.complete(o); err != nil {
 		return nil, s.storeError(err, titleGet)
 	}
+	if o, err = s.shown(ctx, d, o); err != nil {
+		return nil, s.storeError(err, titleGet)
+	}
 	var parts []resource.Part
 	if withStatus {
 		status, err := x.status(d, o)
@@ -75,6 +78,9 @@ func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.List
 	p, err := paginate(w, view.Scan(within), view.Count(within), func(o *resource.Object) ([]byte, int, error) {
 		o, err := services.complete(o)
 		if err != nil {
+			return nil, 0, err
+		}
+		if o, err = s.shown(ctx, d, o); err != nil {
 			return nil, 0, err
 		}
 		b, err := resource.AppendObject(nil, d, o, 0)

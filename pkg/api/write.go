@@ -115,7 +115,8 @@ func decideAll(ctx context.Context, config, observed store.View, changes []chang
 
 // exact says whether a change is decided by what its resource is, not only by whether it is there.
 func exact(c change) bool {
-	if _, put := c.(*put); !put {
+	p, isPut := c.(*put)
+	if !isPut || p.concealed != nil {
 		return true
 	}
 	switch c.target().Kind {
@@ -250,7 +251,7 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 	}
 	res := &apiv1.PutResponse{Created: done.results[0] == created, Revision: uint64(revision), Warnings: in.Warnings, DryRun: dry}
 	if dry {
-		if res.Json, err = resource.AppendDocument(nil, d, key, in.Spec); err != nil {
+		if res.Json, err = resource.AppendDocument(nil, d, key, s.shownMessage(ctx, d, p.message)); err != nil {
 			return nil, s.storeError(err, titleUpdate)
 		}
 	}
@@ -332,6 +333,10 @@ type put struct {
 	message    proto.Message
 	spec       []byte
 	violations resource.Violations
+	// concealed is the message as it was given, where it keeps keys that are stored: message, spec and violations
+	// are made of it and of what is there. refused is why they could not be made.
+	concealed proto.Message
+	refused   error
 	// keys are made once for a new mesh.
 	keys *meshKeys
 	// authorities makes the CAs of a mesh.
@@ -346,8 +351,33 @@ func (p *put) prepare() error {
 	if d.Default != nil {
 		d.Default(p.key, p.message)
 	}
-	if d.Validate != nil {
-		p.violations = d.Validate(p.key, p.message)
+	if d.Confidential() && resource.HasHidden(d, p.message) {
+		p.concealed = p.message
+		return nil
+	}
+	return p.complete()
+}
+
+// reveal makes of what was given what is to be stored, with the keys of what is there.
+func (p *put) reveal(old *resource.Object) error {
+	var before proto.Message
+	if old != nil {
+		var err error
+		if before, err = old.Message(p.descriptor); err != nil {
+			return err
+		}
+	}
+	p.message = proto.Clone(p.concealed)
+	if p.violations = resource.Reveal(p.descriptor, p.message, before); len(p.violations) > 0 {
+		return nil
+	}
+	return p.complete()
+}
+
+// complete validates the message and encodes it.
+func (p *put) complete() error {
+	if p.descriptor.Validate != nil {
+		p.violations = p.descriptor.Validate(p.key, p.message)
 	}
 	var err error
 	if p.spec, err = resource.Encode(p.message); err != nil {
@@ -359,6 +389,9 @@ func (p *put) prepare() error {
 func (p *put) target() resource.Key { return p.key }
 
 func (p *put) becomes(old *resource.Object) *resource.Object {
+	if p.concealed != nil {
+		p.refused = p.reveal(old)
+	}
 	o := &resource.Object{Key: p.key, Spec: p.spec}
 	if old != nil {
 		o.Origin = old.Origin
@@ -367,6 +400,9 @@ func (p *put) becomes(old *resource.Object) *resource.Object {
 }
 
 func (p *put) decide(ctx context.Context, st state, d *decision) (result, error) {
+	if p.refused != nil {
+		return 0, bodyError(p.refused)
+	}
 	old, found := st.before.Get(p.key)
 	title, done := titleUpdate, updated
 	switch {

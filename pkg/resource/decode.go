@@ -67,6 +67,11 @@ func decodeInput(d *Descriptor, v value, l Limits) (Input, error) {
 	}
 	dec.message("", in.Spec.ProtoReflect(), spec)
 	in.Warnings = dec.warnings
+	for _, path := range dec.hidden {
+		if !d.keepsKey(path, in.Spec) {
+			dec.violations.Add(path, notBase64)
+		}
+	}
 	checkConfs(&dec.violations, in.Spec)
 	if err := dec.violations.Err(); err != nil {
 		return Input{}, err
@@ -100,6 +105,8 @@ func metaIndex(name string) int {
 type decoder struct {
 	violations Violations
 	warnings   []string
+	// hidden are the paths of bytes that are given as Hidden, which only keys may be.
+	hidden []string
 }
 
 func (d *decoder) meta(in *Input, i int, v value) {
@@ -130,6 +137,7 @@ const (
 	unknownField = "unknown field"
 	givenTwice   = "given more than once"
 	notDuration  = `must be a duration, such as "1m30s" or "200ms"`
+	notBase64    = "must be base64 with padding"
 )
 
 func (d *decoder) mistyped(path, want string, got value) {
@@ -392,8 +400,12 @@ func (d *decoder) scalar(path string, fd protoreflect.FieldDescriptor, v value) 
 			return none, false
 		}
 		b, err := base64.StdEncoding.DecodeString(v.text)
+		if err != nil && v.text == Hidden {
+			d.hidden = append(d.hidden, path)
+			return protoreflect.ValueOfBytes([]byte(Hidden)), true
+		}
 		if err != nil {
-			d.violations.Add(path, "must be base64 with padding")
+			d.violations.Add(path, notBase64)
 			return none, false
 		}
 		return protoreflect.ValueOfBytes(b), true

@@ -40,7 +40,7 @@ func appendObject(b []byte, d *Descriptor, o *Object, indent int, parts []Part) 
 	if err != nil {
 		return nil, err
 	}
-	w := jsonWriter{b: b, indent: indent}
+	w := jsonWriter{b: b, indent: indent, hides: d.Confidential()}
 	first := w.open('{')
 	w.meta(&first, Overview{Type: d.Kind, Mesh: o.Key.Scope, Name: o.Key.Name, Created: o.Created, Modified: o.Modified})
 	if err := w.fields(&first, m.ProtoReflect()); err != nil {
@@ -115,6 +115,8 @@ func (w *jsonWriter) part(p Part) error {
 type jsonWriter struct {
 	b      []byte
 	indent int
+	// hides says that bytes may stand for a key that is not shown.
+	hides bool
 }
 
 func (w *jsonWriter) open(c byte) (first bool) {
@@ -319,6 +321,10 @@ func (w *jsonWriter) scalar(fd protoreflect.FieldDescriptor, v protoreflect.Valu
 	case string:
 		w.string(x)
 	case []byte:
+		if w.hides && string(x) == Hidden {
+			w.string(Hidden)
+			return nil
+		}
 		w.string(base64.StdEncoding.EncodeToString(x))
 	case int32:
 		w.b = strconv.AppendInt(w.b, int64(x), 10)

@@ -166,7 +166,7 @@ func checkProvided(c conf) {
 			case kind == "inline":
 				b, err := base64.StdEncoding.DecodeString(*s)
 				if err != nil {
-					source.fail(kind, "must be base64 with padding")
+					source.fail(kind, notBase64)
 					continue
 				}
 				inline[name] = b

@@ -123,8 +123,10 @@ type Descriptor struct {
 	Writable    Writable
 	// Flow of a key of this kind.
 	Flow func(Key) Flow
-	// Sealed kinds are encrypted at rest.
+	// Sealed kinds are encrypted at rest: secrets, and what may hold a private key.
 	Sealed bool
+	// marks lead to the private keys in a spec; nil: the kind has none.
+	marks marks
 	// New makes an empty spec.
 	New func() proto.Message
 	// Default completes a spec that a user gave, in place; nil: nothing to complete.
@@ -308,6 +310,8 @@ func NewTable() *Table {
 	}
 	t := &Table{rows: rows, byKind: map[Kind]*Descriptor{}, byPlural: map[string]*Descriptor{}}
 	for _, d := range rows {
+		d.marks = marksOf(d.New().ProtoReflect().Descriptor())
+		d.Sealed = d.Sealed || d.Confidential()
 		t.byKind[d.Kind] = d
 		for _, p := range append([]string{d.Plural}, d.Aliases...) {
 			t.byPlural[p] = d

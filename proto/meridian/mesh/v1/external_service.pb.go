@@ -130,11 +130,12 @@ func (x *ExternalService_Networking) GetTls() *ExternalService_Networking_Tls {
 
 // Tls of the connection that the proxy opens.
 type ExternalService_Networking_Tls struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Enabled       bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
-	CaCert        *DataSource            `protobuf:"bytes,2,opt,name=ca_cert,json=caCert,proto3" json:"ca_cert,omitempty"`
-	ClientCert    *DataSource            `protobuf:"bytes,3,opt,name=client_cert,json=clientCert,proto3" json:"client_cert,omitempty"`
-	ClientKey     *DataSource            `protobuf:"bytes,4,opt,name=client_key,json=clientKey,proto3" json:"client_key,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Enabled    bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	CaCert     *DataSource            `protobuf:"bytes,2,opt,name=ca_cert,json=caCert,proto3" json:"ca_cert,omitempty"`
+	ClientCert *DataSource            `protobuf:"bytes,3,opt,name=client_cert,json=clientCert,proto3" json:"client_cert,omitempty"`
+	// A private key: given inline it is shown to administrators only.
+	ClientKey     *DataSource `protobuf:"bytes,4,opt,name=client_key,json=clientKey,proto3" json:"client_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,23 +202,23 @@ var File_meridian_mesh_v1_external_service_proto protoreflect.FileDescriptor
 
 const file_meridian_mesh_v1_external_service_proto_rawDesc = "" +
 	"\n" +
-	"'meridian/mesh/v1/external_service.proto\x12\x10meridian.mesh.v1\x1a!meridian/mesh/v1/datasource.proto\"\x9b\x04\n" +
+	"'meridian/mesh/v1/external_service.proto\x12\x10meridian.mesh.v1\x1a!meridian/mesh/v1/datasource.proto\"\xa0\x04\n" +
 	"\x0fExternalService\x12L\n" +
 	"\n" +
 	"networking\x18\x01 \x01(\v2,.meridian.mesh.v1.ExternalService.NetworkingR\n" +
 	"networking\x12?\n" +
-	"\x04tags\x18\x02 \x03(\v2+.meridian.mesh.v1.ExternalService.TagsEntryR\x04tags\x1a\xbf\x02\n" +
+	"\x04tags\x18\x02 \x03(\v2+.meridian.mesh.v1.ExternalService.TagsEntryR\x04tags\x1a\xc4\x02\n" +
 	"\n" +
 	"Networking\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12B\n" +
-	"\x03tls\x18\x02 \x01(\v20.meridian.mesh.v1.ExternalService.Networking.TlsR\x03tls\x1a\xd2\x01\n" +
+	"\x03tls\x18\x02 \x01(\v20.meridian.mesh.v1.ExternalService.Networking.TlsR\x03tls\x1a\xd7\x01\n" +
 	"\x03Tls\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x125\n" +
 	"\aca_cert\x18\x02 \x01(\v2\x1c.meridian.mesh.v1.DataSourceR\x06caCert\x12=\n" +
 	"\vclient_cert\x18\x03 \x01(\v2\x1c.meridian.mesh.v1.DataSourceR\n" +
-	"clientCert\x12;\n" +
+	"clientCert\x12@\n" +
 	"\n" +
-	"client_key\x18\x04 \x01(\v2\x1c.meridian.mesh.v1.DataSourceR\tclientKey\x1a7\n" +
+	"client_key\x18\x04 \x01(\v2\x1c.meridian.mesh.v1.DataSourceB\x03\x80\x01\x01R\tclientKey\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01BAZ?github.com/meridian-mesh/meridian/proto/meridian/mesh/v1;meshv1b\x06proto3"

@@ -113,9 +113,10 @@ type CertificateAuthorityBackend struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// "builtin" or "provided".
-	Type          string                              `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	DpCert        *CertificateAuthorityBackend_DpCert `protobuf:"bytes,3,opt,name=dp_cert,json=dpCert,proto3" json:"dp_cert,omitempty"`
-	Conf          *structpb.Struct                    `protobuf:"bytes,4,opt,name=conf,proto3" json:"conf,omitempty"`
+	Type   string                              `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	DpCert *CertificateAuthorityBackend_DpCert `protobuf:"bytes,3,opt,name=dp_cert,json=dpCert,proto3" json:"dp_cert,omitempty"`
+	// Of a provided authority its "key" is a private key: given inline it is shown to administrators only.
+	Conf          *structpb.Struct `protobuf:"bytes,4,opt,name=conf,proto3" json:"conf,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -793,12 +794,12 @@ const file_meridian_mesh_v1_mesh_proto_rawDesc = "" +
 	"\bOutbound\x12<\n" +
 	"\vpassthrough\x18\x01 \x01(\v2\x1a.google.protobuf.BoolValueR\vpassthrough\x1aL\n" +
 	"\aRouting\x12A\n" +
-	"\x1dlocality_aware_load_balancing\x18\x01 \x01(\bR\x1alocalityAwareLoadBalancing\"\xd3\x02\n" +
+	"\x1dlocality_aware_load_balancing\x18\x01 \x01(\bR\x1alocalityAwareLoadBalancing\"\xd8\x02\n" +
 	"\x1bCertificateAuthorityBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12M\n" +
-	"\adp_cert\x18\x03 \x01(\v24.meridian.mesh.v1.CertificateAuthorityBackend.DpCertR\x06dpCert\x12+\n" +
-	"\x04conf\x18\x04 \x01(\v2\x17.google.protobuf.StructR\x04conf\x1a\x8f\x01\n" +
+	"\adp_cert\x18\x03 \x01(\v24.meridian.mesh.v1.CertificateAuthorityBackend.DpCertR\x06dpCert\x120\n" +
+	"\x04conf\x18\x04 \x01(\v2\x17.google.protobuf.StructB\x03\x80\x01\x01R\x04conf\x1a\x8f\x01\n" +
 	"\x06DpCert\x12Y\n" +
 	"\brotation\x18\x01 \x01(\v2=.meridian.mesh.v1.CertificateAuthorityBackend.DpCert.RotationR\brotation\x1a*\n" +
 	"\bRotation\x12\x1e\n" +
