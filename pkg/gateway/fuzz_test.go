@@ -1,14 +1,19 @@
 package gateway_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/meridian-mesh/meridian/pkg/api"
+	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/resource/resourcetest"
 )
 
 // serve hands a request to the handler itself; ok is false where no HTTP server would have taken it.
@@ -29,10 +34,44 @@ func (p *plane) serve(t testing.TB, method, uri, contentType, body string) (*htt
 	return w, true
 }
 
+// example is one request of the published documents.
+type example struct {
+	Method, URL, Body, Answer string
+}
+
+func examples(t testing.TB) []example {
+	t.Helper()
+	paths, err := filepath.Glob("../../e2e/transcripts/testdata/*.json")
+	if err != nil || len(paths) == 0 {
+		t.Fatal("no examples", err)
+	}
+	var all []example
+	for _, p := range paths {
+		raw, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var some []example
+		if err := json.Unmarshal(raw, &some); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, some...)
+	}
+	return all
+}
+
 func FuzzURL(f *testing.F) {
+	for _, e := range examples(f) {
+		if u, err := url.Parse(e.URL); err == nil {
+			f.Add(e.Method, u.RequestURI())
+		}
+	}
 	for _, uri := range []string{
 		"/", "//", "/meshes", "/meshes/default/timeouts?size=1&offset=k", "/meshes/default/dataplanes%2Binsights/x?tag=a:b&gateway=x", "/meshes/%2F/timeouts/%00",
 		"/status/zones/", "/meshes/../x", "/%E0%A4%A/x", "/zones+insights/a%3Ab", "/meshes/default/zones/zone:x", "/timeouts?offset=-1&size=00", "/tokens/zone", "/a;b=c/d",
+		"/meshes/default/../../secrets", "/meshes/%2e%2e/secrets/x", "/%6deshes/default", "/meshes//default///timeouts", "/meshes/default/timeouts/\u2603", "/meshes/default/timeouts/%E2%98%83",
+		"/meshes/default/timeouts/%ff%fe", "/meshes/default/timeouts/a%2Fb", "/meshes/default/timeouts/a%252Fb", "/\\evil.example", "//evil.example/meshes", "/meshes/default?size=1&size=2;x", "/meshes?%gg=1",
+		"/meshes/" + strings.Repeat("m", 10_000), "/" + strings.Repeat("a/", 5000), "/meshes/default/timeouts?offset=" + strings.Repeat("k", 50_000), "*", "/meshes/%00", "/meshes/default/secrets/default.ca-x",
 	} {
 		for _, method := range []string{"GET", "PUT", "DELETE"} {
 			f.Add(method, uri)
@@ -75,16 +114,24 @@ func FuzzBody(f *testing.F) {
 	} {
 		f.Add(body)
 	}
+	for _, e := range examples(f) {
+		f.Add(e.Body)
+		f.Add(e.Answer)
+	}
 	p := start(f, setup{})
 	alone := start(f, setup{api: api.Options{Mode: api.Standalone}})
+	paths := []string{"/tokens", "/tokens/zone", "/tokens/user"}
+	for _, d := range resourcetest.Written(resource.NewTable()) {
+		if d.Writable == resource.WritableOnGlobal {
+			_, path := placeOf(d, "default")
+			paths = append(paths, path)
+		}
+	}
 	f.Fuzz(func(t *testing.T, body string) {
 		if w, ok := alone.serve(t, "PUT", "/meshes/default/dataplanes/d", "application/json", body); ok && w.Code >= 500 {
 			t.Errorf("dataplane %q: %d %s", body, w.Code, w.Body)
 		}
-		for _, path := range []string{
-			"/meshes/default", "/meshes/default/timeouts/t", "/meshes/default/traffic-routes/t", "/meshes/default/retries/t", "/meshes/default/external-services/t",
-			"/meshes/default/secrets/s", "/global-secrets/s", "/zones/z", "/tokens", "/tokens/zone",
-		} {
+		for _, path := range paths {
 			for _, contentType := range []string{"application/json", "application/yaml"} {
 				if w, ok := p.serve(t, "PUT", path, contentType, body); ok && w.Code >= 500 {
 					t.Errorf("%s %q: %d %s", path, body, w.Code, w.Body)

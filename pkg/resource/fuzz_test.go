@@ -1,6 +1,8 @@
 package resource
 
 import (
+	"encoding/json"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +32,46 @@ func seeds(t testing.TB) []seed {
 		kind, _, _ := strings.Cut(filepath.Base(p), ".")
 		kind, _, _ = strings.Cut(kind, "-")
 		all = append(all, seed{descriptor(t, Kind(kind)), body})
+	}
+	return all
+}
+
+// examples are the bodies of the published documents' examples, as requests or as answers, in the shape of their era.
+func examples(t testing.TB, table *Table) []seed {
+	t.Helper()
+	paths, err := filepath.Glob("../../e2e/transcripts/testdata/*.json")
+	if err != nil || len(paths) == 0 {
+		t.Fatal("no examples", err)
+	}
+	var all []seed
+	for _, p := range paths {
+		raw, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var exchanges []struct{ URL, Body, Answer string }
+		if err := json.Unmarshal(raw, &exchanges); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range exchanges {
+			u, err := url.Parse(e.URL)
+			if err != nil {
+				continue
+			}
+			parts := strings.Split(strings.Trim(u.Path, "/"), "/")
+			if len(parts) > 2 && parts[0] == "meshes" {
+				parts = parts[2:]
+			}
+			d, ok := table.ByPlural(parts[0])
+			if !ok {
+				continue
+			}
+			for _, body := range []string{e.Body, e.Answer} {
+				if body != "" {
+					all = append(all, seed{d, []byte(body)})
+				}
+			}
+		}
 	}
 	return all
 }
@@ -84,8 +126,9 @@ func checkAccepted(t fataler, table *Table, k Key, spec []byte) {
 }
 
 func fuzzBodies(f *testing.F, decode func(*Descriptor, []byte) (Input, error)) {
-	kinds := NewTable().All()
-	for _, s := range seeds(f) {
+	table := NewTable()
+	kinds := table.All()
+	for _, s := range append(seeds(f), examples(f, table)...) {
 		for i, d := range kinds {
 			if d.Kind == s.kind.Kind {
 				f.Add(uint8(i), s.body)
