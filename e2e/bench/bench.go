@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -32,9 +31,8 @@ const (
 	patience = time.Minute
 	// idleTime in which the idle use of CPU is measured.
 	idleTime = 10 * time.Second
-	// clients of the REST API at a time, and how long they go on.
-	clients  = 16
-	restTime = 3 * time.Second
+	// clients of the REST API at a time.
+	clients = 16
 )
 
 // bench is a global and a zone control plane with a relay between them.
@@ -207,45 +205,6 @@ func (b *bench) zoneStore(ctx context.Context) error {
 	return nil
 }
 
-// reads and writes measure the REST API of the global.
-func (b *bench) reads(ctx context.Context) error {
-	return b.throughput(ctx, "GET of one object", func(ctx context.Context, _, _ int) error {
-		_, _, err := b.global.Client().Do(ctx, "GET", routePath, nil)
-		return err
-	})
-}
-
-func (b *bench) writes(ctx context.Context) error {
-	return b.throughput(ctx, "PUT of small objects", func(ctx context.Context, client, n int) error {
-		_, err := b.global.Client().Put(ctx, fmt.Sprintf("/meshes/default/timeouts/t%d-%d", client, n%50), fmt.Sprintf(
-			`{"sources":[{"match":{"kuma.io/service":"other"}}],"destinations":[{"match":{"kuma.io/service":"another"}}],"conf":{"connectTimeout":"%dms"}}`, n+1))
-		return err
-	})
-}
-
-func (b *bench) throughput(ctx context.Context, what string, do func(ctx context.Context, client, n int) error) error {
-	var done atomic.Int64
-	g, gctx := errgroup.WithContext(ctx)
-	begun := time.Now()
-	for client := range clients {
-		g.Go(func() error {
-			for n := 0; time.Since(begun) < restTime; n++ {
-				if err := do(gctx, client, n); err != nil {
-					return err
-				}
-				done.Add(1)
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	rate := float64(done.Load()) / time.Since(begun).Seconds()
-	b.report.add("REST, "+what, fmt.Sprintf("%.0f/s", rate), fmt.Sprintf("%d clients on the same machine", clients), "")
-	return nil
-}
-
 // fleet is a number of simulated proxies, and tells when the last of them has something.
 type fleet struct {
 	proxies []*simulated.Proxy
@@ -371,25 +330,28 @@ func (b *bench) proxies(ctx context.Context, n int, most bool) error {
 	return nil
 }
 
-// profile takes CPU profiles of both control planes for some seconds from now on; the function that it returns
-// waits for them.
+// profile takes CPU profiles of both control planes from now on; the function that it returns waits for them.
 func (b *bench) profile(ctx context.Context, wanted bool) func() error {
-	const seconds = 5
 	g := new(errgroup.Group)
 	if wanted && b.profiles != "" {
 		for _, cp := range []*harness.ControlPlane{b.global, b.zone} {
 			g.Go(func() error {
-				c := harness.NewClient(cp.Addr("diagnostics"))
-				defer c.Close()
-				raw, _, err := c.Do(ctx, "GET", fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), nil)
-				if err != nil {
-					return err
-				}
-				return os.WriteFile(filepath.Join(b.profiles, cp.Name+".pprof"), raw, 0o600)
+				return profile(ctx, cp.Addr("diagnostics"), 5, filepath.Join(b.profiles, cp.Name+".pprof"))
 			})
 		}
 	}
 	return g.Wait
+}
+
+// profile writes what a control plane uses its CPU for in the next seconds.
+func profile(ctx context.Context, diagnostics string, seconds int, path string) error {
+	c := harness.NewClient(diagnostics)
+	defer c.Close()
+	raw, _, err := c.Do(ctx, "GET", fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds), nil)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, raw, 0o600)
 }
 
 func await(ctx context.Context, all <-chan time.Time) (time.Time, error) {

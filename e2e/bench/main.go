@@ -26,16 +26,20 @@ func main() {
 	objects := flag.Int("objects", 100_000, "objects on the global control plane that serves many zones")
 	zones := flag.Int("zones", 100, "scripted zones; 0 leaves many zones out")
 	realZones := flag.Int("real", 10, "real zones beside the scripted ones")
+	api := flag.Bool("rest", true, "measure the REST API")
 	profiles := flag.String("profiles", "", "directory for CPU profiles, taken while writes go out to the most proxies")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var err error
-	if flag.Arg(0) == scriptedArg {
+	switch flag.Arg(0) {
+	case scriptedArg:
 		err = runScripted(ctx, os.Stdin, os.Stdout)
-	} else {
+	case bareArg:
+		err = runBare(os.Stdin, os.Stdout)
+	default:
 		many := scale{objects: *objects, scripted: *zones, real: *realZones, rounds: *rounds}
-		err = run(ctx, *bin, *sizes, *rounds, *profiles, many, os.Stdout)
+		err = run(ctx, *bin, *sizes, *rounds, *profiles, *api, many, os.Stdout)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -43,7 +47,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, bin, sizes string, rounds int, profiles string, many scale, out io.Writer) error {
+func run(ctx context.Context, bin, sizes string, rounds int, profiles string, api bool, many scale, out io.Writer) error {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return err
@@ -67,6 +71,11 @@ func run(ctx context.Context, bin, sizes string, rounds int, profiles string, ma
 		runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
 
 	r := &report{}
+	if api {
+		if err := (rest{harness.Programs{Dir: bin}, dir, r, profiles}).run(ctx); err != nil {
+			return fmt.Errorf("rest: %w", err)
+		}
+	}
 	if len(counts) > 0 {
 		if err := oneZone(ctx, bin, dir, counts, rounds, profiles, r); err != nil {
 			return err
@@ -90,10 +99,8 @@ func oneZone(ctx context.Context, bin, dir string, counts []int, rounds int, pro
 	}
 	defer b.close()
 	b.profiles = profiles
-	for _, step := range []func(context.Context) error{b.zoneStore, b.reads, b.writes} {
-		if err := step(ctx); err != nil {
-			return err
-		}
+	if err := b.zoneStore(ctx); err != nil {
+		return err
 	}
 	for i, n := range counts {
 		if err := b.proxies(ctx, n, i == len(counts)-1); err != nil {

@@ -48,7 +48,11 @@ func (s *Service) authenticated(ctx context.Context) (_ context.Context, done fu
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithCancelCause(auth.WithCaller(ctx, c))
+	ctx = auth.WithCaller(ctx, c)
+	if credential.Endless() {
+		return ctx, func() {}, nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
 	release := s.Live.Hold(credential, func(reason error) { cancel(&auth.RefusedError{Reason: reason}) })
 	return ctx, func() {
 		release()

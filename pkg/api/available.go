@@ -20,7 +20,7 @@ type available struct {
 }
 
 func newAvailable(config store.View) *available {
-	return &available{config: config, zones: map[resource.Origin][]*meshv1.Dataplane_Networking_Ingress_AvailableService{}}
+	return &available{config: config}
 }
 
 // complete returns an ingress with all that its zone has; what is no ingress as it is.
@@ -76,6 +76,9 @@ func (a *available) of(zone resource.Origin) ([]*meshv1.Dataplane_Networking_Ing
 	services := make([]*meshv1.Dataplane_Networking_Ingress_AvailableService, len(all))
 	for i, s := range all {
 		services[i] = s.service
+	}
+	if a.zones == nil {
+		a.zones = map[resource.Origin][]*meshv1.Dataplane_Networking_Ingress_AvailableService{}
 	}
 	a.zones[zone] = services
 	return services, nil

@@ -38,7 +38,12 @@ func (s *Service) observations(ctx context.Context) (*observations, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &observations{service: s, config: config, observed: observed, processed: map[resource.Origin]uint64{}, services: newAvailable(config)}, nil
+	return s.observing(config, observed), nil
+}
+
+// observing is observations from views that are there already.
+func (s *Service) observing(config, observed store.View) *observations {
+	return &observations{service: s, config: config, observed: observed, processed: map[resource.Origin]uint64{}, services: newAvailable(config)}
 }
 
 // find decodes the object at a key of the status log; nil where there is none.

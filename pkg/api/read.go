@@ -21,30 +21,28 @@ func (s *Service) Get(ctx context.Context, req *apiv1.GetRequest) (*apiv1.GetRes
 	if err != nil {
 		return nil, err
 	}
-	x, err := s.observations(ctx)
+	config, observed, err := s.views(ctx)
 	if err != nil {
 		return nil, err
 	}
-	o, ok := viewOf(d, x.config, x.observed).Get(key)
+	o, ok := viewOf(d, config, observed).Get(key)
 	if !ok {
 		return nil, notFound(titleGet)
 	}
 	revision := o.Revision
-	if o, err = x.services.complete(o); err != nil {
+	if o, err = newAvailable(config).complete(o); err != nil {
 		return nil, s.storeError(err, titleGet)
 	}
 	if o, err = s.shown(ctx, d, o); err != nil {
 		return nil, s.storeError(err, titleGet)
 	}
-	var parts []resource.Part
-	if withStatus {
-		status, err := x.status(d, o)
-		if err != nil {
-			return nil, s.storeError(err, titleGet)
+	b, err := o.JSON(d)
+	if err == nil && withStatus {
+		var status *apiv1.ResourceStatus
+		if status, err = s.observing(config, observed).status(d, o); err == nil {
+			b, err = resource.EncodeJSON(d, o, resource.Part{Name: "status", Message: status})
 		}
-		parts = append(parts, resource.Part{Name: "status", Message: status})
 	}
-	b, err := resource.EncodeJSON(d, o, parts...)
 	if err != nil {
 		return nil, s.storeError(err, titleGet)
 	}
@@ -83,7 +81,7 @@ func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.List
 		if o, err = s.shown(ctx, d, o); err != nil {
 			return nil, 0, err
 		}
-		b, err := resource.AppendObject(nil, d, o, 0)
+		b, err := o.JSON(d)
 		return b, len(b), err
 	})
 	if err != nil {

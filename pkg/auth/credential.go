@@ -27,6 +27,9 @@ type Credential struct {
 	proof proof
 }
 
+// Endless says that nothing can end it: it is no credential at all.
+func (c Credential) Endless() bool { return c.ID == "" && c.Key == "" && c.Expires.IsZero() }
+
 // Revoked says whether a jti, a kid or a fingerprint was taken back. It is used concurrently.
 type Revoked func(id string) bool
 

@@ -41,8 +41,8 @@ func NewLive(revoked Revoked) *Live {
 // must be called, puts an end to that. end is called at most once, on another goroutine or within Hold, may come
 // while release is under way, and must not block.
 func (l *Live) Hold(c Credential, end func(reason error)) (release func()) {
-	if c.ID == "" && c.Key == "" && c.Expires.IsZero() {
-		return func() {} // nothing could end it
+	if c.Endless() {
+		return func() {}
 	}
 	h := &held{credential: c, end: end, place: outside}
 	l.mu.Lock()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
@@ -58,11 +59,13 @@ type Options struct {
 }
 
 type gateway struct {
-	table    *resource.Table
-	mux      *runtime.ServeMux
-	copies   apiv1.BackupServiceClient
-	identify func(*http.Request) context.Context
-	origins  origins
+	table  *resource.Table
+	mux    *runtime.ServeMux
+	copies apiv1.BackupServiceClient
+	// resources takes the calls that do not go through the mux.
+	resources apiv1.ResourceServiceClient
+	identify  func(*http.Request) context.Context
+	origins   origins
 	// adminPort says that only the routes of the admin port of older documents are served, as they were.
 	adminPort bool
 	limits    Limits
@@ -84,7 +87,7 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{table: o.Table, copies: apiv1.NewBackupServiceClient(o.Conn), identify: o.Identify, origins: allowed, observe: o.Observe, logger: o.Logger}
+	g := &gateway{table: o.Table, copies: apiv1.NewBackupServiceClient(o.Conn), resources: apiv1.NewResourceServiceClient(o.Conn), identify: o.Identify, origins: allowed, observe: o.Observe, logger: o.Logger}
 	g.limits = o.Limits.withDefaults()
 	g.batches = make(chan struct{}, maxBatches)
 	g.pages = &budget{free: g.limits.AnswerBytes}
@@ -215,6 +218,10 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 		// From here on the server watches the connection only to see whether the client has gone.
 		_ = connection.SetReadDeadline(time.Time{})
 	}
+	if route.item != nil {
+		g.item(w, r, route, body)
+		return
+	}
 	in := g.inner(r, route, body)
 	if route.lists() {
 		n := g.pages.take(g.limits.PageBytes)
@@ -237,15 +244,8 @@ func (g *gateway) inner(r *http.Request, route route, body []byte) *http.Request
 	if g.adminPort && route.path == "/tokens" {
 		in.URL.RawQuery = "named=true"
 	}
-	for from, to := range passed {
-		if v := r.Header.Get(from); v != "" {
-			in.Header.Set(to, printable(v))
-		}
-	}
-	for from, to := range conditions {
-		if v := r.Header.Values(from); len(v) > 0 {
-			in.Header.Set(to, printable(cmp.Or(strings.Join(v, ", "), ",")))
-		}
+	for to, v := range metadataOf(r.Header) {
+		in.Header[http.CanonicalHeaderKey(to)] = v
 	}
 	return in
 }
@@ -290,6 +290,27 @@ var passed = map[string]string{ //nolint:gochecknoglobals // never written
 var conditions = map[string]string{ //nolint:gochecknoglobals // never written
 	"If-Match":      "Meridian-If-Match",
 	"If-None-Match": "Meridian-If-None-Match",
+}
+
+// metadataOf is the part of a request's headers that the services see; nil if there is none.
+func metadataOf(h http.Header) (md metadata.MD) {
+	set := func(to, v string) {
+		if md == nil {
+			md = metadata.MD{}
+		}
+		md.Set(to, printable(v))
+	}
+	for from, to := range passed {
+		if v := h.Get(from); v != "" {
+			set(to, v)
+		}
+	}
+	for from, to := range conditions {
+		if v := h.Values(from); len(v) > 0 {
+			set(to, cmp.Or(strings.Join(v, ", "), ","))
+		}
+	}
+	return md
 }
 
 func incoming(header string) (string, bool) {

@@ -12,6 +12,8 @@ import (
 type route struct {
 	// path is the escaped path for the generated mux.
 	path string
+	// item is what the path names, where it is one resource.
+	item *item
 	// pattern is the path with the names left out: one of a fixed number.
 	pattern string
 	// allow is the Allow header: the methods that the path takes.
@@ -56,12 +58,12 @@ const (
 
 // resolve finds the route of a path given by its unescaped segments.
 func resolve(t *resource.Table, segments []string) (route, bool) {
-	rest, inMesh := segments, false
+	rest, inMesh, scope := segments, false, ""
 	if len(segments) > 2 && segments[0] == "meshes" {
-		rest, inMesh = segments[2:], true
+		rest, inMesh, scope = segments[2:], true, segments[1]
 		// Published documents put zones below a mesh too.
 		if rest[0] == "zones" || rest[0] == "zones+insights" {
-			segments, inMesh = rest, false
+			segments, inMesh, scope = rest, false, ""
 		}
 	}
 	r, ok := match(t, rest, inMesh)
@@ -69,6 +71,10 @@ func resolve(t *resource.Table, segments []string) (route, bool) {
 		return route{}, false
 	}
 	r.pattern = pattern(rest, inMesh)
+	if r.body == objectBody {
+		r.item = itemOf(rest, scope)
+		return r, true
+	}
 	var path strings.Builder
 	for _, s := range segments {
 		path.WriteByte('/')

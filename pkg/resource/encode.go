@@ -9,7 +9,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -22,7 +21,11 @@ import (
 
 // EncodeJSON gives the public JSON of one object, with its final newline. The parts follow the spec's fields.
 func EncodeJSON(d *Descriptor, o *Object, parts ...Part) ([]byte, error) {
-	b, err := appendObject(nil, d, o, 0, parts)
+	m, err := o.Message(d)
+	if err != nil {
+		return nil, err
+	}
+	b, err := appendObject(nil, d, o, m, 0, parts)
 	if err != nil {
 		return nil, err
 	}
@@ -32,15 +35,18 @@ func EncodeJSON(d *Descriptor, o *Object, parts ...Part) ([]byte, error) {
 // AppendObject appends the public JSON of one object without a final newline. indent is the number of spaces
 // that the line of its closing brace starts with.
 func AppendObject(b []byte, d *Descriptor, o *Object, indent int) ([]byte, error) {
-	return appendObject(b, d, o, indent, nil)
-}
-
-func appendObject(b []byte, d *Descriptor, o *Object, indent int, parts []Part) ([]byte, error) {
 	m, err := o.Message(d)
 	if err != nil {
 		return nil, err
 	}
-	w := jsonWriter{b: b, indent: indent, hides: d.Confidential()}
+	return appendObject(b, d, o, m, indent, nil)
+}
+
+// metaBytes is about what the keys outside of the spec take.
+const metaBytes = 256
+
+func appendObject(b []byte, d *Descriptor, o *Object, m proto.Message, indent int, parts []Part) ([]byte, error) {
+	w := jsonWriter{b: slices.Grow(b, metaBytes+2*len(o.Spec)), indent: indent, hides: d.Confidential()}
 	first := w.open('{')
 	w.meta(&first, Overview{Type: d.Kind, Mesh: o.Key.Scope, Name: o.Key.Name, Created: o.Created, Modified: o.Modified})
 	if err := w.fields(&first, m.ProtoReflect()); err != nil {
@@ -135,9 +141,12 @@ func (w *jsonWriter) close(c byte, empty bool) {
 
 func (w *jsonWriter) line() {
 	w.b = append(w.b, '\n')
-	for range w.indent {
-		w.b = append(w.b, ' ')
+	const spaces = "                "
+	n := w.indent
+	for ; n > len(spaces); n -= len(spaces) {
+		w.b = append(w.b, spaces...)
 	}
+	w.b = append(w.b, spaces[:max(n, 0)]...)
 }
 
 func (w *jsonWriter) element(first *bool) {
@@ -164,9 +173,25 @@ func (w *jsonWriter) meta(first *bool, o Overview) {
 	w.key(first, metaKeys[metaName])
 	w.string(o.Name)
 	w.key(first, metaKeys[metaCreated])
-	w.string(o.Created.UTC().Format(time.RFC3339Nano))
+	w.time(o.Created)
 	w.key(first, metaKeys[metaModified])
-	w.string(o.Modified.UTC().Format(time.RFC3339Nano))
+	w.time(o.Modified)
+}
+
+func (w *jsonWriter) time(t time.Time) {
+	w.b = append(w.b, '"')
+	w.b = t.UTC().AppendFormat(w.b, time.RFC3339Nano)
+	w.b = append(w.b, '"')
+}
+
+// verbatim says whether a string is its own JSON form: nearly all are.
+func verbatim(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 const hexDigits = "0123456789abcdef"
@@ -175,6 +200,10 @@ const hexDigits = "0123456789abcdef"
 // <, > and & alone.
 func (w *jsonWriter) string(s string) {
 	w.b = append(w.b, '"')
+	if verbatim(s) {
+		w.b = append(append(w.b, s...), '"')
+		return
+	}
 	for _, r := range s {
 		switch {
 		case r == '"' || r == '\\':
@@ -229,14 +258,17 @@ func (w *jsonWriter) message(m protoreflect.Message) error {
 		if err := x.CheckValid(); err != nil {
 			return err
 		}
-		w.string(formatDuration(x))
+		w.b = append(w.b, '"')
+		w.b = append(appendDuration(w.b, x), '"')
 		return nil
 	case *timestamppb.Timestamp:
 		if err := x.CheckValid(); err != nil {
 			return err
 		}
 		t := x.AsTime()
-		w.string(t.Format("2006-01-02T15:04:05") + fraction(t.Nanosecond()) + "Z")
+		w.b = append(w.b, '"')
+		w.b = t.AppendFormat(w.b, "2006-01-02T15:04:05")
+		w.b = append(appendFraction(w.b, t.Nanosecond()), 'Z', '"')
 		return nil
 	case *structpb.Struct:
 		return w.structure(x)
@@ -303,7 +335,9 @@ func sortedKeys(m protoreflect.Map) []string {
 	for k := range m.Range {
 		keys = append(keys, k.String())
 	}
-	slices.Sort(keys)
+	if len(keys) > 1 {
+		slices.Sort(keys)
+	}
 	return keys
 }
 
@@ -399,22 +433,31 @@ func (w *jsonWriter) anything(v *structpb.Value) error {
 	return nil
 }
 
-// formatDuration gives seconds with 0, 3, 6 or 9 decimals: "90s", "0.200s", "-1.500s".
-func formatDuration(d *durationpb.Duration) string {
-	seconds, nanos, sign := d.GetSeconds(), int(d.GetNanos()), ""
+// appendDuration appends seconds with 0, 3, 6 or 9 decimals: 90s, 0.200s, -1.500s.
+func appendDuration(b []byte, d *durationpb.Duration) []byte {
+	seconds, nanos := d.GetSeconds(), d.GetNanos()
 	if seconds < 0 || nanos < 0 {
-		seconds, nanos, sign = -seconds, -nanos, "-"
+		b = append(b, '-')
+		seconds, nanos = -seconds, -nanos
 	}
-	return sign + strconv.FormatInt(seconds, 10) + fraction(nanos) + "s"
+	b = strconv.AppendInt(b, seconds, 10)
+	return append(appendFraction(b, int(nanos)), 's')
 }
 
-func fraction(nanos int) string {
-	if nanos == 0 {
-		return ""
+// appendFraction appends a point and 3, 6 or 9 digits, or nothing for 0.
+func appendFraction(b []byte, nanos int) []byte {
+	digits := 9
+	for ; digits > 0 && nanos%1000 == 0; digits -= 3 {
+		nanos /= 1000
 	}
-	digits := fmt.Sprintf(".%09d", nanos)
-	for strings.HasSuffix(digits, "000") {
-		digits = digits[:len(digits)-3]
+	if digits == 0 {
+		return b
 	}
-	return digits
+	b = append(b, '.')
+	b = append(b, "000000000"[:digits]...)
+	for i := len(b) - 1; nanos > 0; i-- {
+		b[i] = byte('0' + nanos%10)
+		nanos /= 10
+	}
+	return b
 }

@@ -75,6 +75,7 @@ type Object struct {
 	Spec []byte
 
 	decoded atomic.Pointer[proto.Message]
+	json    atomic.Pointer[[]byte]
 }
 
 // Decode returns the object's spec as M, decoded at most once for each version and shared by all readers:
@@ -109,6 +110,27 @@ func (o *Object) Message(d *Descriptor) (proto.Message, error) {
 	}
 	o.decoded.CompareAndSwap(nil, &m)
 	return m, nil
+}
+
+// JSON is EncodeJSON, done at most once for each version and shared by all readers: it must not be changed. The
+// message that it is made from is kept only where Decode or Message did so before.
+func (o *Object) JSON(d *Descriptor) ([]byte, error) {
+	if p := o.json.Load(); p != nil {
+		return *p, nil
+	}
+	m := d.New()
+	if p := o.decoded.Load(); p != nil {
+		m = *p
+	} else if err := proto.Unmarshal(o.Spec, m); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Key, err)
+	}
+	b, err := appendObject(nil, d, o, m, 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, '\n')
+	o.json.CompareAndSwap(nil, &b)
+	return b, nil
 }
 
 // Encode gives the stored form of a spec: deterministic, so that equal specs have equal bytes.
