@@ -33,9 +33,10 @@ const (
 
 // client speaks with the zone control plane's port for proxies.
 type client struct {
-	base  *url.URL
-	http  *http.Client
-	token string
+	// base is nil until the catalog of api has told it.
+	base, api *url.URL
+	http      *http.Client
+	token     string
 }
 
 func newClient(s *settings) *client {
@@ -44,7 +45,13 @@ func newClient(s *settings) *client {
 		// Documented: without a CA whoever answers is believed, and a warning says so.
 		t.InsecureSkipVerify = true
 	}
-	return &client{base: s.address, http: &http.Client{Transport: &http.Transport{TLSClientConfig: t}}, token: s.Token}
+	c := &client{http: &http.Client{Transport: &http.Transport{TLSClientConfig: t}}, token: s.Token}
+	if s.isAPI {
+		c.api = s.address
+	} else {
+		c.base = s.address
+	}
+	return c
 }
 
 func (c *client) close() { c.http.CloseIdleConnections() }
@@ -135,7 +142,14 @@ func (c *client) fetch(ctx context.Context, s *settings, admin uint16, envoy env
 			return nil, ctx.Err()
 		case <-retry.C:
 		}
-		answer, err := c.post(ctx, "/bootstrap", body, attemptTime)
+		var answer []byte
+		var err error
+		if c.base == nil {
+			c.base, err = c.discover(ctx)
+		}
+		if err == nil {
+			answer, err = c.post(ctx, "/bootstrap", body, attemptTime)
+		}
 		var r *refusal
 		switch {
 		case err == nil && len(bytes.TrimSpace(answer)) == 0:
@@ -144,7 +158,7 @@ func (c *client) fetch(ctx context.Context, s *settings, admin uint16, envoy env
 			return answer, nil
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case errors.As(err, &r) && r.final():
+		case errors.As(err, &r) && r.final(), errors.Is(err, errNowhere):
 			return nil, fmt.Errorf("bootstrap: %w", err)
 		}
 		if time.Now().Add(s.RetryBackoff).After(until) {
@@ -157,6 +171,9 @@ func (c *client) fetch(ctx context.Context, s *settings, admin uint16, envoy env
 
 // goodbye tells the control plane that the proxy goes, so that others stop sending to it at once.
 func (c *client) goodbye(ctx context.Context, s *settings) error {
+	if c.base == nil {
+		return nil // it has never been there
+	}
 	_, err := c.post(ctx, "/goodbye", struct {
 		Mesh string `json:"mesh"`
 		Name string `json:"name"`

@@ -26,7 +26,10 @@ const (
 	// aliasPrefix begins the published names of the same variables.
 	aliasPrefix = "KUMA_"
 
-	defaultAddress = "https://localhost:5678"
+	// proxyPort and apiPort are where a zone control plane has its port for proxies and its API if nothing is said.
+	proxyPort      = "5678"
+	apiPort        = "5681"
+	defaultAddress = "https://localhost:" + proxyPort
 	defaultMesh    = "default"
 	// maxFile bounds the files that are read, in bytes.
 	maxFile = 1 << 20
@@ -36,7 +39,7 @@ const (
 type Options struct {
 	// Name and Mesh of a dataplane that is registered. Not together with Dataplane or DataplaneFile.
 	Name, Mesh string
-	// CPAddress is the zone control plane's port for proxies: https://host:port.
+	// CPAddress is the zone control plane's port for proxies, https://host:port, or its API, http://host:port.
 	CPAddress string
 	// CACertFile, or CACert as PEM, is what the control plane is verified with. Without either the bootstrap is
 	// fetched from whoever answers, and Envoy trusts the CA that comes with it.
@@ -94,7 +97,7 @@ func (o *Options) Bind(cmd *cobra.Command) (fromEnvironment func(environ []strin
 	f := cmd.Flags()
 	f.StringVar(&o.Name, "name", "", "name of the dataplane, if it is registered")
 	f.StringVar(&o.Mesh, "mesh", "", `mesh of the dataplane, if it is registered (default "`+defaultMesh+`")`)
-	f.StringVar(&o.CPAddress, "cp-address", defaultAddress, "the zone control plane's port for proxies")
+	f.StringVar(&o.CPAddress, "cp-address", defaultAddress, "the zone control plane's port for proxies, or its API (http://host:5681), whose catalog leads there")
 	f.StringVar(&o.CACertFile, "ca-cert-file", "", "file of the CA that the control plane is verified with; without it whoever answers is believed")
 	f.StringVar(&o.CACert, "ca-cert", "", "that CA itself, as PEM")
 	f.StringVar(&o.TokenFile, "dataplane-token-file", "", "file of the dataplane token")
@@ -171,7 +174,9 @@ func lookup(environ []string, name string) string {
 // settings are options that were checked, with the files read.
 type settings struct {
 	Options
-	address  *url.URL
+	address *url.URL
+	// isAPI says that address is the API, whose catalog has that of the port for proxies.
+	isAPI    bool
 	roots    *x509.CertPool // nil: do not verify
 	resource string         // the dataplane, rendered
 	adminMin uint16
@@ -181,8 +186,8 @@ type settings struct {
 // check reads the files. Errors begin with the flag.
 func (o Options) check() (s settings, err error) {
 	s = settings{Options: o}
-	if s.address, err = controlPlane(o.CPAddress); err != nil {
-		return s, err
+	if s.address, s.isAPI, err = controlPlane(o.CPAddress); err != nil {
+		return s, fmt.Errorf("--cp-address: %w", err)
 	}
 	if s.CACert, err = either("--ca-cert-file", o.CACertFile, "--ca-cert", o.CACert); err != nil {
 		return s, err
@@ -220,22 +225,24 @@ func (o Options) check() (s settings, err error) {
 	return s, nil
 }
 
-func controlPlane(address string) (*url.URL, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil, fmt.Errorf("--cp-address: %w", err)
+// controlPlane reads an address of the control plane: its port for proxies, or, in plain, its API.
+func controlPlane(address string) (u *url.URL, isAPI bool, err error) {
+	if u, err = url.Parse(address); err != nil {
+		return nil, false, err
 	}
-	if port := u.Port(); (u.Scheme == "http" || u.Scheme == "https") && (port == "5681" || port == "5682") {
-		return nil, fmt.Errorf("--cp-address: %s is the REST API; the port for proxies (dpServer) is asked for, as in %s", address, defaultAddress)
-	}
-	if u.Scheme != "https" || u.Hostname() == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return nil, fmt.Errorf("--cp-address: must be https://host:port, got %q", address)
+	isAPI = u.Scheme == "http" && u.Port() != proxyPort
+	if u.Scheme != "https" && !isAPI || u.Hostname() == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return nil, false, fmt.Errorf("must be https://host:port, or the API, http://host:%s, got %q", apiPort, address)
 	}
 	u.Path = ""
-	if u.Port() == "" {
-		u.Host += ":5678"
+	switch {
+	case u.Port() != "":
+	case isAPI:
+		u.Host += ":" + apiPort
+	default:
+		u.Host += ":" + proxyPort
 	}
-	return u, nil
+	return u, isAPI, nil
 }
 
 // either gives the content of a file, or a value given directly.

@@ -124,9 +124,9 @@ func TestOptionsRefused(t *testing.T) {
 		"empty token":         {func(o *Options) { o.TokenFile = write("\n") }, "--dataplane-token-file: "},
 		"no such CA":          {func(o *Options) { o.CACertFile = nowhere }, "--ca-cert-file: stat " + nowhere},
 		"no CA":               {func(o *Options) { o.CACert = "x" }, "--ca-cert-file: no PEM certificate"},
-		"API":                 {func(o *Options) { o.CPAddress = "http://localhost:5681" }, "--cp-address: http://localhost:5681 is the REST API"},
-		"API, TLS":            {func(o *Options) { o.CPAddress = "https://cp:5682" }, "is the REST API"},
 		"plain":               {func(o *Options) { o.CPAddress = "http://cp:5678" }, "--cp-address: must be https://host:port"},
+		"scheme":              {func(o *Options) { o.CPAddress = "grpcs://cp:5678" }, "--cp-address: must be https://host:port, or the API"},
+		"path of the API":     {func(o *Options) { o.CPAddress = "http://cp:5681/catalog" }, "--cp-address: must be"},
 		"no address":          {func(o *Options) { o.CPAddress = "" }, "--cp-address: must be"},
 		"path":                {func(o *Options) { o.CPAddress = "https://cp:5678/x" }, "--cp-address: must be"},
 		"port":                {func(o *Options) { o.AdminPort = "x" }, "--admin-port: must be a port"},
@@ -146,9 +146,12 @@ func TestOptionsRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for given, want := range map[string]string{"https://cp": "https://cp:5678", "https://[::1]": "https://[::1]:5678", "https://cp:1/": "https://cp:1"} {
-		u, err := controlPlane(given)
-		if err != nil || u.String() != want {
+	for given, want := range map[string]string{
+		"https://cp": "https://cp:5678", "https://[::1]": "https://[::1]:5678", "https://cp:1/": "https://cp:1", "https://cp:5682": "https://cp:5682",
+		"http://cp": "http://cp:5681", "http://cp:1": "http://cp:1",
+	} {
+		u, isAPI, err := controlPlane(given)
+		if err != nil || u.String() != want || isAPI != strings.HasPrefix(given, "http:") {
 			t.Errorf("%s: %v, %v", given, u, err)
 		}
 	}
