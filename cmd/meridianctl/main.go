@@ -11,7 +11,6 @@ import (
 
 func main() {
 	root := cli.Root("meridianctl", "Meridian's command line: read and write resources, make tokens, look at zones and proxies")
-	ctl.AddCommands(root)
-	root.AddCommand(restore.Command())
+	ctl.AddCommands(root, restore.Command())
 	os.Exit(cli.Main(root))
 }

@@ -26,9 +26,8 @@ func (c *client) open(ctx context.Context, path string, query url.Values) (io.Re
 	if err != nil {
 		return nil, err
 	}
-	patient := *c.http
-	patient.Timeout = 0
-	resp, err := patient.Do(req)
+	patient := client{base: c.base, http: &http.Client{Transport: c.http.Transport, CheckRedirect: c.http.CheckRedirect}, log: c.log}
+	resp, err := patient.send(req)
 	if err != nil {
 		return nil, err
 	}
@@ -52,9 +51,9 @@ func (t *tool) backup() *cobra.Command {
 			"For administrators only.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if file == "" {
-				return errors.New("--file: is needed; - is the standard output")
+				return usagef("--file: is needed; - is the standard output")
 			}
-			return t.with(func(cp *client) error {
+			return t.with(c, func(cp *client) error {
 				body, err := cp.open(c.Context(), "backup", nil)
 				if err != nil {
 					return err
@@ -114,9 +113,9 @@ func (t *tool) export() *cobra.Command {
 			"which it can. Secrets, keys of authorities and revocations are left out unless asked for; they come in plain.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if format != "yaml" && format != "json" {
-				return fmt.Errorf("--output: must be yaml or json, got %q", format)
+				return usagef("--output: must be yaml or json, got %q", format)
 			}
-			return t.with(func(cp *client) error {
+			return t.with(c, func(cp *client) error {
 				query := url.Values{}
 				if secrets {
 					query.Set("secrets", "true")

@@ -3,6 +3,7 @@ package ctl
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -32,23 +33,26 @@ A client's goes into the directory that apiServer.auth.clientCertsDir or multizo
 				case "client":
 					s.Client = true
 				default:
-					return fmt.Errorf("--type: must be server or client, got %q", typ)
+					return usagef("--type: must be server or client, got %q", typ)
 				}
 			}
 			switch {
 			case s.Server && len(hosts) == 0:
-				return errors.New("--cp-hostname: a server's certificate needs the name or address that its clients call it by")
+				return usagef("--cp-hostname: a server's certificate needs the name or address that its clients call it by")
 			case !s.Server && len(hosts) > 0:
-				return errors.New("--cp-hostname: only a server's certificate has one")
+				return usagef("--cp-hostname: only a server's certificate has one")
 			case validFor <= 0:
-				return errors.New("--valid-for: must be above zero")
+				return usagef("--valid-for: must be above zero")
 			}
 			cert, key, err := s.Make()
 			if err != nil {
 				return fmt.Errorf("--cp-hostname: %w", err)
 			}
-			if err := writePair(certFile, cert, keyFile, key); err != nil {
+			if err := writePair(c.OutOrStdout(), certFile, cert, keyFile, key); err != nil {
 				return err
+			}
+			if certFile == "-" || keyFile == "-" {
+				return nil
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "Certificate in %s, key in %s, for %s until %s\n",
 				certFile, keyFile, strings.Join(types, " and "), s.Now.Add(validFor).UTC().Format(time.DateOnly))
@@ -58,25 +62,34 @@ A client's goes into the directory that apiServer.auth.clientCertsDir or multizo
 	f := c.Flags()
 	f.StringSliceVar(&types, "type", nil, "server, client or both")
 	f.StringSliceVar(&hosts, "cp-hostname", nil, "name or address of the control plane, for a server's certificate; may be given often; localhost comes with it")
-	f.StringVar(&certFile, "cert-file", "cert.pem", "file to write the certificate to")
-	f.StringVar(&keyFile, "key-file", "key.pem", "file to write the key to")
+	f.StringVar(&certFile, "cert-file", "cert.pem", "file to write the certificate to; - is the standard output")
+	f.StringVar(&keyFile, "key-file", "key.pem", "file to write the key to; - is the standard output")
 	f.DurationVar(&validFor, "valid-for", 87600*time.Hour, "for how long the certificate holds")
 	_ = c.MarkFlagRequired("type")
 	return c
 }
 
 // writePair writes both files, or none: a key that is there already may be in use.
-func writePair(certFile string, cert []byte, keyFile string, key []byte) error {
-	if err := writeNew(keyFile, key, 0o600); err != nil {
+func writePair(stdout io.Writer, certFile string, cert []byte, keyFile string, key []byte) error {
+	if err := writeNew(stdout, keyFile, key, 0o600); err != nil {
 		return fmt.Errorf("--key-file: %w", err)
 	}
-	if err := writeNew(certFile, cert, 0o644); err != nil {
-		return errors.Join(fmt.Errorf("--cert-file: %w", err), os.Remove(keyFile))
+	if err := writeNew(stdout, certFile, cert, 0o644); err != nil {
+		err = fmt.Errorf("--cert-file: %w", err)
+		if keyFile != "-" {
+			err = errors.Join(err, os.Remove(keyFile))
+		}
+		return err
 	}
 	return nil
 }
 
-func writeNew(name string, data []byte, mode fs.FileMode) error {
+// writeNew writes a file that must not be there; "-" is the standard output.
+func writeNew(stdout io.Writer, name string, data []byte, mode fs.FileMode) error {
+	if name == "-" {
+		_, err := stdout.Write(data)
+		return err
+	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err

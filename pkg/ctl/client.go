@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -35,10 +36,27 @@ type connection struct {
 	userTokenFile                 string
 }
 
+// over gives the connection of a context, but for what the flags say.
+func (c connection) over(at apiServer) connection {
+	c.address = at.URL
+	c.skipVerify = c.skipVerify || at.SkipVerify
+	if c.clientCertFile == "" && c.clientKeyFile == "" {
+		c.clientCertFile, c.clientKeyFile = at.ClientCertFile, at.ClientKeyFile
+	}
+	if c.caCertFile == "" {
+		c.caCertFile = at.CACertFile
+	}
+	if c.userTokenFile == "" {
+		c.userTokenFile = at.UserTokenFile
+	}
+	return c
+}
+
 // client is a client of one control plane.
 type client struct {
 	base *url.URL
 	http *http.Client
+	log  *slog.Logger
 }
 
 func (c connection) open() (*client, error) {
@@ -47,7 +65,7 @@ func (c connection) open() (*client, error) {
 		return nil, fmt.Errorf("--address: %w", err)
 	}
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, fmt.Errorf("--address: must be http://host:port or https://host:port, got %q", c.address)
+		return nil, usagef("--address: must be http://host:port or https://host:port, got %q", c.address)
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.skipVerify} //nolint:gosec // only when asked for by name
 	if c.caCertFile != "" {
@@ -71,7 +89,7 @@ func (c connection) open() (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &client{base, &http.Client{
+	return &client{base: base, log: slog.New(slog.DiscardHandler), http: &http.Client{
 		Timeout:   requestTime,
 		Transport: transport,
 		// A redirected PUT would become a GET.
@@ -135,7 +153,7 @@ func (c *client) do(ctx context.Context, method string, path []string, query url
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.send(req)
 	if err != nil {
 		return answer{}, err
 	}
@@ -151,6 +169,22 @@ func (c *client) do(ctx context.Context, method string, path []string, query url
 		return answer{}, refusal(resp.StatusCode, data)
 	}
 	return answer{resp.StatusCode, resp.Header, data}, nil
+}
+
+// send sends a request, and says so in the log.
+func (c *client) send(req *http.Request) (*http.Response, error) {
+	begun := time.Now()
+	resp, err := c.http.Do(req)
+	if err != nil {
+		c.log.Debug("request", "method", req.Method, "url", req.URL.String(), "error", err)
+		var unknown x509.UnknownAuthorityError
+		if errors.As(err, &unknown) {
+			return nil, fmt.Errorf("%w (--ca-cert-file names the file of its CA)", err)
+		}
+		return nil, err
+	}
+	c.log.Debug("request", "method", req.Method, "url", req.URL.String(), "status", resp.StatusCode, "took", time.Since(begun))
+	return resp, nil
 }
 
 // refusal reads an error body. One that is not ours is shown as it is.

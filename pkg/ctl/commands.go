@@ -1,11 +1,10 @@
 package ctl
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -16,38 +15,113 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/telemetry"
 )
 
 // tool is what the commands share.
 type tool struct {
-	connection connection
-	mesh       string
-	output     string
-	table      *resource.Table
+	// connection is as the flags say it.
+	connection           connection
+	configFile, logLevel string
+	// context is the connection of the current context, with what the flags say otherwise; contextErr is why there
+	// is none.
+	context    connection
+	contextErr error
+	log        *slog.Logger
+
+	mesh   string
+	output string
+	table  *resource.Table
+	now    func() time.Time
 }
 
-// AddCommands gives a root command the flags and commands of meridianctl.
-func AddCommands(root *cobra.Command) {
-	t := &tool{table: resource.NewTable()}
+// AddCommands gives a root command the flags and commands of meridianctl, and others besides. Its own command
+// version is replaced by one that also knows the control plane's.
+func AddCommands(root *cobra.Command, others ...*cobra.Command) {
+	t := &tool{table: resource.NewTable(), now: time.Now, log: slog.New(slog.DiscardHandler)}
 	f := root.PersistentFlags()
-	f.StringVar(&t.connection.address, "address", "http://127.0.0.1:5681", "the control plane's REST API")
+	f.StringVar(&t.configFile, "config-file", "", "configuration file (default ~/.meridian/config, else ~/.kumactl/config is read)")
+	f.StringVar(&t.logLevel, "log-level", "off", "what to log to stderr: off, error, warn, info or debug (each request)")
+	f.StringVar(&t.connection.address, "address", "", "the control plane's REST API (default: that of the current context; where there is none, http://localhost:5681)")
 	f.StringVar(&t.connection.caCertFile, "ca-cert-file", "", "file of the CA that the control plane is verified with (default: the system's)")
 	f.StringVar(&t.connection.clientCertFile, "client-cert-file", "", "client certificate to show")
 	f.StringVar(&t.connection.clientKeyFile, "client-key-file", "", "key of --client-cert-file")
 	f.BoolVar(&t.connection.skipVerify, "skip-verify", false, "do not verify the control plane's certificate")
 	f.StringVar(&t.connection.userTokenFile, "user-token-file", os.Getenv("MERIDIAN_USER_TOKEN_FILE"), "file of the user token to send, over https only (or MERIDIAN_USER_TOKEN_FILE)")
 	f.StringVarP(&t.mesh, "mesh", "m", "default", "mesh of the resources")
-	root.AddCommand(t.get(), t.apply(), t.delete(), t.inspect(), t.wait(), t.generate(), t.revoke(), t.backup(), t.export())
+	for _, c := range root.Commands() {
+		if c.Name() == "version" {
+			root.RemoveCommand(c)
+		}
+	}
+	root.AddCommand(t.config(), t.get(), t.apply(), t.delete(), t.inspect(), t.wait(), t.generate(), t.manage(), t.revoke(),
+		t.backup(), t.export(), t.install(), uninstall(), t.version())
+	root.AddCommand(others...)
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.Args = noSuchCommand
+	root.PersistentPreRunE = t.prepare
+	refuseUsage(root)
 }
 
-// with runs f with a client that is closed afterwards.
-func (t *tool) with(f func(*client) error) error {
-	c, err := t.connection.open()
+// prepare completes what the flags say by the current context.
+func (t *tool) prepare(c *cobra.Command, _ []string) error {
+	log, err := telemetry.NewLogger(c.ErrOrStderr(), t.logLevel)
+	if err != nil {
+		return usagef("--log-level: %w", err)
+	}
+	t.log = log
+	if t.connection.address == "" {
+		// Commands that speak with no control plane need none.
+		t.contextErr = t.useContext(c)
+	}
+	return nil
+}
+
+func (t *tool) useContext(c *cobra.Command) error {
+	s, err := readSettings(t.configFile)
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	return f(c)
+	at, mesh, err := s.current()
+	if err != nil {
+		return err
+	}
+	if mesh != "" && !c.Flags().Changed("mesh") {
+		t.mesh = mesh
+	}
+	t.context = t.connection.over(at)
+	return nil
+}
+
+// with runs f with a client that is closed afterwards. It says first if the control plane is another than expected.
+func (t *tool) with(c *cobra.Command, f func(*client) error) error {
+	at, err := t.target()
+	if err != nil {
+		return err
+	}
+	cp, err := t.open(at)
+	if err != nil {
+		return err
+	}
+	defer cp.close()
+	cp.warnIfForeign(c.Context(), c.ErrOrStderr())
+	return f(cp)
+}
+
+// target says where to, and as whom.
+func (t *tool) target() (connection, error) {
+	if t.connection.address != "" {
+		return t.connection, nil
+	}
+	return t.context, t.contextErr
+}
+
+func (t *tool) open(at connection) (*client, error) {
+	cp, err := at.open()
+	if err == nil {
+		cp.log = t.log
+	}
+	return cp, err
 }
 
 func (t *tool) outputFlag(c *cobra.Command) *cobra.Command {
@@ -56,21 +130,25 @@ func (t *tool) outputFlag(c *cobra.Command) *cobra.Command {
 	return c
 }
 
-// kind finds a kind by any of its names; plural tells whether the name was that of the collection.
+// kind finds a kind by any of its names, with or without dashes; plural tells whether the name was that of the
+// collection.
 func (t *tool) kind(name string) (d *resource.Descriptor, plural bool, err error) {
-	name = strings.ToLower(name)
+	plain := func(name string) string { return strings.ReplaceAll(strings.ToLower(name), "-", "") }
+	asked := plain(name)
 	for _, d := range t.table.All() {
 		if d.Access == resource.Internal {
 			continue
 		}
-		if name == d.Singular || name == strings.ToLower(string(d.Kind)) {
+		if asked == plain(d.Singular) || asked == plain(string(d.Kind)) {
 			return d, false, nil
 		}
+		for _, p := range append([]string{d.Plural}, d.Aliases...) {
+			if asked == plain(p) {
+				return d, true, nil
+			}
+		}
 	}
-	if d, ok := t.table.ByPlural(name); ok && d.Access != resource.Internal {
-		return d, true, nil
-	}
-	return nil, false, fmt.Errorf("unknown type %q; there are %s", name, strings.Join(t.kinds(), ", "))
+	return nil, false, usagef("unknown type %q; there are %s", name, strings.Join(t.kinds(), ", "))
 }
 
 func (t *tool) kinds() []string {
@@ -112,7 +190,7 @@ func (t *tool) get() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return t.with(func(cp *client) error {
+			return t.with(c, func(cp *client) error {
 				if len(args) == 2 {
 					a, err := cp.do(c.Context(), http.MethodGet, item(d, t.mesh, args[1]), nil, "", nil)
 					if err != nil {
@@ -136,7 +214,7 @@ func (t *tool) get() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return printList(c.OutOrStdout(), t.output, l, d.Scope == resource.ScopeMesh)
+				return t.printList(c.OutOrStdout(), l, d)
 			})
 		},
 	}
@@ -153,7 +231,7 @@ func (t *tool) delete() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return t.with(func(cp *client) error {
+			return t.with(c, func(cp *client) error {
 				a, err := cp.do(c.Context(), http.MethodDelete, item(d, t.mesh, args[1]), nil, "", nil)
 				if err != nil {
 					return err
@@ -177,119 +255,9 @@ func report(out io.Writer, d *resource.Descriptor, mesh, name, what string, a an
 	return err
 }
 
-func (t *tool) apply() *cobra.Command {
-	var files []string
-	c := &cobra.Command{
-		Use: "apply -f FILE", Short: "Create or update the resources in files", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if len(files) == 0 {
-				return errors.New("--file: is needed; - is the standard input")
-			}
-			return t.with(func(cp *client) error {
-				for _, name := range files {
-					docs, err := readDocuments(name, c.InOrStdin())
-					if err != nil {
-						return err
-					}
-					for i, doc := range docs {
-						if err := t.put(c.Context(), cp, c.OutOrStdout(), doc); err != nil {
-							if len(docs) > 1 {
-								err = fmt.Errorf("document %d: %w", i+1, err)
-							}
-							return fmt.Errorf("%s: %w", name, err)
-						}
-					}
-				}
-				return nil
-			})
-		},
-	}
-	c.Flags().StringArrayVarP(&files, "file", "f", nil, "YAML or JSON file of any number of documents; - is the standard input; may be given often")
-	return c
-}
-
-func (t *tool) put(ctx context.Context, cp *client, out io.Writer, doc document) error {
-	d, ok := t.table.ByKind(resource.Kind(doc.Type))
-	if !ok || d.Access == resource.Internal {
-		return fmt.Errorf("type: %q is not one that there is", doc.Type)
-	}
-	if doc.Name == "" {
-		return errors.New("name: is needed")
-	}
-	mesh := t.mesh
-	if doc.Mesh != "" {
-		mesh = doc.Mesh
-	}
-	a, err := cp.do(ctx, http.MethodPut, item(d, mesh, doc.Name), nil, doc.contentType, doc.body)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", doc.Type, doc.Name, err)
-	}
-	what := "updated"
-	if a.status == http.StatusCreated {
-		what = "created"
-	}
-	return report(out, d, mesh, doc.Name, what, a)
-}
-
-func (t *tool) inspect() *cobra.Command {
-	c := &cobra.Command{
-		Use: "inspect", Short: "Show how zones and data plane proxies are", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	zones := t.outputFlag(&cobra.Command{
-		Use: "zones", Short: "Show the zones and how far they have come", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return t.overviews(c, []string{"zones+insights"}, url.Values{}, printZones)
-		},
-	})
-	var tags []string
-	var gateway, ingress bool
-	dataplanes := t.outputFlag(&cobra.Command{
-		Use: "dataplanes", Short: "Show a mesh's data plane proxies and how far they have come", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			query := url.Values{}
-			for _, tag := range tags {
-				key, value, ok := strings.Cut(tag, "=")
-				if !ok {
-					return fmt.Errorf("--tag: must be key=value, got %q", tag)
-				}
-				query.Add("tag", key+":"+value)
-			}
-			for name, value := range map[string]bool{"gateway": gateway, "ingress": ingress} {
-				if c.Flags().Changed(name) {
-					query.Set(name, strconv.FormatBool(value))
-				}
-			}
-			return t.overviews(c, []string{"meshes", url.PathEscape(t.mesh), "dataplanes+insights"}, query, printDataplanes)
-		},
-	})
-	dataplanes.Flags().StringArrayVar(&tags, "tag", nil, "only those with the tag key=value; may be given often")
-	dataplanes.Flags().BoolVar(&gateway, "gateway", false, "only gateways (false: none)")
-	dataplanes.Flags().BoolVar(&ingress, "ingress", false, "only ingresses (false: none)")
-	c.AddCommand(zones, dataplanes)
-	return c
-}
-
-func (t *tool) overviews(c *cobra.Command, path []string, query url.Values, print func(io.Writer, []json.RawMessage) error) error {
-	return t.with(func(cp *client) error {
-		l, err := cp.all(c.Context(), path, query)
-		if err != nil {
-			return err
-		}
-		if t.output == "table" {
-			return print(c.OutOrStdout(), l.Items)
-		}
-		return printList(c.OutOrStdout(), t.output, l, false)
-	})
-}
-
 func (t *tool) generate() *cobra.Command {
-	c := &cobra.Command{
-		Use: "generate", Short: "Make tokens, their keys, and certificates", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(t.zoneToken(), t.dataplaneToken(), t.userToken(), t.signingKey(), t.tlsCertificate())
-	return c
+	return group("generate", "Make tokens, their keys, and certificates",
+		t.zoneToken(), t.dataplaneToken(), t.userToken(), t.signingKey(), t.tlsCertificate())
 }
 
 func (t *tool) zoneToken() *cobra.Command {
@@ -327,7 +295,7 @@ func (t *tool) dataplaneToken() *cobra.Command {
 			for _, tag := range tags {
 				key, values, ok := strings.Cut(tag, "=")
 				if !ok || key == "" {
-					return fmt.Errorf("--tag: must be key=value,value, got %q", tag)
+					return usagef("--tag: must be key=value,value, got %q", tag)
 				}
 				body.Tags[key] = append(body.Tags[key], strings.Split(values, ",")...)
 			}
@@ -349,7 +317,7 @@ func (t *tool) token(c *cobra.Command, path []string, body any) error {
 	if err != nil {
 		return err
 	}
-	return t.with(func(cp *client) error {
+	return t.with(c, func(cp *client) error {
 		a, err := cp.do(c.Context(), http.MethodPost, path, nil, "application/json", data)
 		if err != nil {
 			return err

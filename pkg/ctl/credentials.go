@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -105,7 +104,7 @@ func (t *tool) signingKey() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return t.with(func(cp *client) error {
+			return t.with(c, func(cp *client) error {
 				a, err := cp.do(c.Context(), http.MethodPost, []string{"signing-keys"}, nil, "application/json", data)
 				if err != nil {
 					return err
@@ -145,7 +144,7 @@ func (t *tool) revoke() *cobra.Command {
 			}
 			if expires != "" {
 				if until, err = time.Parse(time.RFC3339, expires); err != nil {
-					return errors.New("--expires: must be a time such as 2027-01-31T00:00:00Z")
+					return usagef("--expires: must be a time such as 2027-01-31T00:00:00Z")
 				}
 			}
 			body := map[string]any{"type": string(resource.KindRevocation), "name": id}
@@ -163,7 +162,7 @@ func (t *tool) revoke() *cobra.Command {
 			if !ok {
 				return resource.ErrUnknownKind
 			}
-			return t.with(func(cp *client) error {
+			return t.with(c, func(cp *client) error {
 				a, err := cp.do(c.Context(), http.MethodPut, item(d, "", id), nil, "application/json", data)
 				if err != nil {
 					return err

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,10 +23,17 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"meridianctl": func() {
-		root := &cobra.Command{Use: "meridianctl", SilenceErrors: true, SilenceUsage: true}
+		root := &cobra.Command{
+			Use: "meridianctl", SilenceErrors: true, SilenceUsage: true,
+			RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		}
 		AddCommands(root)
 		if err := root.Execute(); err != nil {
 			fmt.Fprintln(os.Stderr, "Error:", err)
+			var status interface{ ExitCode() int }
+			if errors.As(err, &status) {
+				os.Exit(status.ExitCode())
+			}
 			os.Exit(1)
 		}
 	}})
@@ -35,7 +43,8 @@ func TestMain(m *testing.M) {
 // METHOD_path_with_underscores, the first line being the status. It notes each request in the file requests.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Dir:  "testdata",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mode": mode},
 		Setup: func(env *testscript.Env) error {
 			srv := httptest.NewServer(&server{dir: env.WorkDir})
 			env.Defer(srv.Close)
@@ -50,6 +59,28 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// exits runs a command that must end with the status that is its first argument.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	status := 0
+	if errors.As(err, &exit) {
+		status = exit.ExitCode()
+	}
+	if fmt.Sprint(status) != args[0] {
+		ts.Fatalf("it ends with status %d (%v), want %s", status, err, args[0])
+	}
+}
+
+// mode compares the mode of a file.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode()); got != args[0] {
+		ts.Fatalf("%s has the mode %s, want %s", args[1], got, args[0])
+	}
+}
+
 type server struct {
 	dir string
 	mu  sync.Mutex
@@ -58,6 +89,14 @@ type server struct {
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.URL.Path == "/" { // asked before each command
+		hello, err := os.ReadFile(filepath.Join(s.dir, "hello"))
+		if err != nil {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_, _ = w.Write(hello)
+		return
+	}
 	body, _ := io.ReadAll(r.Body)
 	uri, _ := url.PathUnescape(r.URL.RequestURI())
 	f, err := os.OpenFile(filepath.Join(s.dir, "requests"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
@@ -85,6 +124,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method == http.MethodPut || r.Method == http.MethodDelete {
 		w.Header().Set("Meridian-Revision", "812")
+	}
+	if r.URL.Path == "/batch" {
+		w.Header().Set("Warning", `299 - "put[1]: the tag \"service\" is read"`)
 	}
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, strings.ReplaceAll(rest, "$HOST", r.Host))

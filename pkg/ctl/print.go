@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
 )
 
 // printItem shows one resource. A table of one line would hide its content, so that is YAML too.
@@ -26,7 +26,7 @@ func printItem(out io.Writer, format string, body []byte) error {
 }
 
 func unknownFormat(format string) error {
-	return fmt.Errorf("--output: must be table, json or yaml, got %q", format)
+	return usagef("--output: must be table, json or yaml, got %q", format)
 }
 
 func printJSON(out io.Writer, body []byte) error {
@@ -48,10 +48,15 @@ func printYAML(out io.Writer, body []byte) error {
 	return err
 }
 
-func printList(out io.Writer, format string, l list, meshes bool) error {
-	if format == "table" {
-		return printNames(out, l, meshes)
+func (t *tool) printList(out io.Writer, l list, d *resource.Descriptor) error {
+	if t.output == "table" {
+		return printTable(out, l, d, t.now())
 	}
+	return printDocument(out, t.output, l)
+}
+
+// printDocument shows a list as it came.
+func printDocument(out io.Writer, format string, l list) error {
 	body, err := json.Marshal(l)
 	if err != nil {
 		return err
@@ -84,76 +89,6 @@ func decode[T any](items []json.RawMessage) ([]T, error) {
 	return out, nil
 }
 
-func printNames(out io.Writer, l list, meshes bool) error {
-	items, err := decode[meta](l.Items)
-	if err != nil {
-		return err
-	}
-	heads := []string{"NAME", "MODIFIED"}
-	if meshes {
-		heads = append([]string{"MESH"}, heads...)
-	}
-	err = rows(out, heads, func(row func(...string)) {
-		for _, i := range items {
-			cells := []string{i.Name, i.Modification.Format(time.RFC3339)}
-			if meshes {
-				cells = append([]string{i.Mesh}, cells...)
-			}
-			row(cells...)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	offset, err := offsetOf(l.Next)
-	if err == nil && offset != "" {
-		_, err = fmt.Fprintf(out, "\nMore with --offset=%s\n", offset)
-	}
-	return err
-}
-
-// insight is what an overview says of connections.
-type insight struct {
-	Subscriptions []struct {
-		ConnectTime    *time.Time `json:"connectTime"`
-		DisconnectTime *time.Time `json:"disconnectTime"`
-	} `json:"subscriptions"`
-}
-
-func (i insight) status() string {
-	for _, s := range i.Subscriptions {
-		if s.ConnectTime != nil && s.DisconnectTime == nil {
-			return "online"
-		}
-	}
-	return "offline"
-}
-
-func printZones(out io.Writer, raw []json.RawMessage) error {
-	type zone struct {
-		meta
-		Zone struct {
-			Enabled *bool `json:"enabled"`
-		} `json:"zone"`
-		Insight  insight `json:"zoneInsight"`
-		Position struct{ Applied, Live, Head, Lagging, Rejected json.RawMessage }
-	}
-	zones, err := decode[zone](raw)
-	if err != nil {
-		return err
-	}
-	return rows(out, []string{"NAME", "STATUS", "APPLIED", "LIVE", "HEAD", "LAGGING", "REJECTED"}, func(row func(...string)) {
-		for _, z := range zones {
-			status := z.Insight.status()
-			if z.Zone.Enabled != nil && !*z.Zone.Enabled {
-				status += ", disabled"
-			}
-			p := z.Position
-			row(z.Name, status, number(p.Applied), number(p.Live), number(p.Head), number(p.Lagging), number(p.Rejected))
-		}
-	})
-}
-
 // number shows a number that JSON carries as such or as text.
 func number(raw json.RawMessage) string {
 	if s := strings.Trim(string(raw), `"`); s != "" && s != "null" {
@@ -162,34 +97,24 @@ func number(raw json.RawMessage) string {
 	return "-"
 }
 
-func printDataplanes(out io.Writer, raw []json.RawMessage) error {
-	type tags struct {
-		Tags map[string]string `json:"tags"`
+// ago is how long ago something was, in the largest unit that it fills.
+func ago(now, then time.Time) string {
+	if then.IsZero() {
+		return "never"
 	}
-	type dataplane struct {
-		meta
-		Dataplane struct {
-			Networking struct {
-				Inbound []tags `json:"inbound"`
-				Gateway tags   `json:"gateway"`
-			} `json:"networking"`
-		} `json:"dataplane"`
-		Insight  insight `json:"dataplaneInsight"`
-		Position struct{ Live json.RawMessage }
+	d := now.Sub(then)
+	const day = 24 * time.Hour
+	switch {
+	case d < 0:
+		return "0s"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", d/time.Minute)
+	case d < day:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	case d < 365*day:
+		return fmt.Sprintf("%dd", d/day)
 	}
-	dataplanes, err := decode[dataplane](raw)
-	if err != nil {
-		return err
-	}
-	return rows(out, []string{"MESH", "NAME", "TAGS", "STATUS", "LIVE"}, func(row func(...string)) {
-		for _, d := range dataplanes {
-			pairs := map[string]bool{}
-			for _, t := range append(d.Dataplane.Networking.Inbound, d.Dataplane.Networking.Gateway) {
-				for k, v := range t.Tags {
-					pairs[k+"="+v] = true
-				}
-			}
-			row(d.Mesh, d.Name, strings.Join(slices.Sorted(maps.Keys(pairs)), " "), d.Insight.status(), number(d.Position.Live))
-		}
-	})
+	return fmt.Sprintf("%dy", d/(365*day))
 }

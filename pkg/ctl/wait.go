@@ -19,7 +19,7 @@ func (t *tool) wait() *cobra.Command {
 		Long: "Wait until a revision, as apply and delete name it, is live on every connected proxy of every zone that is enabled\n" +
 			"and online. It fails when objects of that revision or an earlier one are refused, and when the time is over.",
 		RunE: func(c *cobra.Command, args []string) error {
-			return t.with(func(cp *client) error {
+			return t.with(c, func(cp *client) error {
 				// The control plane says at the end of the time who is missing.
 				cp.http.Timeout = timeout + requestTime
 				query := url.Values{"revision": {args[0]}, "wait": {timeout.String()}}
