@@ -72,6 +72,8 @@ type Options struct {
 	MaxBatchItems int
 	// MaxWaits bounds the requests that wait for a revision; 0: 1,000.
 	MaxWaits int
+	// MaxWatches bounds the watches that are open; 0: 1,000.
+	MaxWatches int
 	// Now gives the time; nil is time.Now.
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -91,6 +93,13 @@ type Service struct {
 	waits chan struct{}
 	// turns has an item for each page that is being put together.
 	turns chan struct{}
+	// watches has an item for each watch that is open; life ends them all by stop.
+	watches chan struct{}
+	life    context.Context
+	stop    context.CancelFunc
+	epochs  epochs
+	// watchEvents is how many events a message of a watch takes.
+	watchEvents int
 }
 
 // New makes the services. It fails where an option is missing or contradicts another.
@@ -121,7 +130,12 @@ func New(o Options) (*Service, error) {
 	if len(o.ConfigJSON) == 0 {
 		o.ConfigJSON = []byte("{}")
 	}
-	return &Service{Options: o, waits: make(chan struct{}, cmp.Or(o.MaxWaits, maxWaits)), turns: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
+	s := &Service{
+		Options: o, waits: make(chan struct{}, cmp.Or(o.MaxWaits, maxWaits)), turns: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		watches: make(chan struct{}, cmp.Or(o.MaxWatches, maxWatches)), epochs: newEpochs(o.Store), watchEvents: watchEvents,
+	}
+	s.life, s.stop = context.WithCancel(context.Background())
+	return s, nil
 }
 
 // Register adds the services to a server or to a connection inside the process.

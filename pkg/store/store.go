@@ -87,7 +87,8 @@ type View interface {
 	History() History
 }
 
-// History is what a view knows of its log beside its objects: together they are all that a backup needs.
+// History is what a view knows of its log beside its objects (together they are all that a backup needs), and of the
+// order in which both came.
 type History interface {
 	// Compacted is the revision of the newest tombstone that was dropped, 0 if none was.
 	Compacted() resource.Revision
@@ -98,6 +99,11 @@ type History interface {
 	// Since is when the oldest change after r was made of those that are still the newest of their key; false:
 	// there is none.
 	Since(r resource.Revision) (time.Time, bool)
+	// Changes yields the newest change of each key that was made after r, by revisions, and those of one by keys.
+	Changes(r resource.Revision) iter.Seq[Change]
+	// Sweep yields the newest change of each key of a range behind a key, of those that were made after r, in key
+	// order, with or without those that were deleted. It goes through all keys there.
+	Sweep(rng Range, behind resource.Key, r resource.Revision, deleted bool) iter.Seq[Change]
 }
 
 // Tombstone remembers that a key was deleted. It is immutable.

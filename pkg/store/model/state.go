@@ -214,13 +214,13 @@ func (s *State) changesSince(from resource.Revision, r store.Range) []store.Chan
 	var items []store.Change
 	s.changed.Ascend(&resource.Object{Revision: from + 1}, func(o *resource.Object) bool {
 		if r.Contains(o.Key) {
-			items = append(items, store.Change{Key: o.Key, Object: o, Origin: o.Origin, Revision: o.Revision})
+			items = append(items, changeOf(o))
 		}
 		return true
 	})
 	s.tombsTime.Ascend(&Tomb{Revision: from + 1}, func(t *Tomb) bool {
 		if r.Contains(t.Key) {
-			items = append(items, store.Change{Key: t.Key, Origin: t.Origin, Revision: t.Revision})
+			items = append(items, buriedBy(t))
 		}
 		return true
 	})

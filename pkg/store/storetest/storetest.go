@@ -105,6 +105,7 @@ var cases = []struct {
 	{"tombstones beyond the count are compacted", testCompactCount},
 	{"tombstones beyond the age are compacted", testCompactAge},
 	{"a watch that fell behind the compaction says so", testCompactWatch},
+	{"changes come by revision, and a sweep's by key", testChanges},
 	{"await returns the first view that is far enough", testAwait},
 	{"await and next end with the context's cause", testCause},
 	{"a closed watch ends its next", testCloseWatch},
@@ -802,6 +803,49 @@ func testCompactWatch(f *fixture) {
 	}
 	_, err := w.Next(f.Context())
 	f.fails(err, store.ErrCompacted)
+}
+
+func testChanges(f *fixture) {
+	f.apply(puts(put(key(mesh, "", "a"), ""), put(key(mesh, "", "b"), ""), put(key(mesh, "", "c"), "")))
+	f.apply(puts(put(key(policy, "a", "x"), ""), put(key(policy, "b", "x"), ""), put(key(policy, "b", "y"), "")))
+	f.apply(deletes(key(mesh, "", "b")))
+	f.apply(store.Batch{Puts: []store.Put{put(key(mesh, "", "a"), "2"), put(key(mesh, "", "d"), "")}, Deletes: []resource.Key{key(policy, "b", "x")}})
+	f.apply(deletes(key(mesh, "", "none")))
+	h := f.log.View().History()
+	all := []string{
+		"+Mesh c=@1", "+Timeout a/x=@2", "+Timeout b/y=@2", "-Mesh b@3", "+Mesh a=2@4", "+Mesh d=@4", "-Timeout b/x@4",
+	}
+	for r, n := range []int{0, 1, 3, 4, 7, 7} {
+		f.equal(fmt.Sprintf("changes after %d", r), strings.Join(brief(slices.Collect(h.Changes(resource.Revision(r)))), " "), strings.Join(all[n:], " "))
+	}
+	for c := range h.Changes(2) { // also a part of them
+		f.equal("first change", c.Key.Name, "b")
+		break
+	}
+	for _, tc := range []struct {
+		rng    store.Range
+		behind resource.Key
+		after  resource.Revision
+		want   string
+	}{
+		{store.Everything(), resource.Key{}, 0, "+Mesh a=2@4 +Mesh c=@1 +Mesh d=@4 +Timeout a/x=@2 +Timeout b/y=@2"},
+		{store.Everything(), resource.Key{}, 1, "+Mesh a=2@4 -Mesh b@3 +Mesh d=@4 +Timeout a/x=@2 -Timeout b/x@4 +Timeout b/y=@2"},
+		{store.Everything(), key(mesh, "", "b"), 1, "+Mesh d=@4 +Timeout a/x=@2 -Timeout b/x@4 +Timeout b/y=@2"},
+		{store.Everything(), key(mesh, "", "d"), 2, "-Timeout b/x@4"},
+		{store.OfKind(mesh), resource.Key{}, 1, "+Mesh a=2@4 -Mesh b@3 +Mesh d=@4"},
+		{store.OfKind(mesh), key(mesh, "", "bb"), 0, "+Mesh c=@1 +Mesh d=@4"},
+		{store.OfKind(mesh), key(policy, "", ""), 0, ""},
+		{store.OfKind(policy), key(mesh, "", "b"), 0, "+Timeout a/x=@2 +Timeout b/y=@2"},
+		{store.OfKind(policy), key(policy, "a", "x"), 1, "-Timeout b/x@4 +Timeout b/y=@2"},
+		{store.InScope(policy, "b"), key(policy, "a", "x"), 1, "-Timeout b/x@4 +Timeout b/y=@2"},
+		{store.InScope(policy, "a"), resource.Key{}, 1, "+Timeout a/x=@2"},
+		{store.InScope(policy, "b"), key(policy, "b", "x"), 1, "+Timeout b/y=@2"},
+		{store.Range{Scope: "a"}, resource.Key{}, 0, "+Timeout a/x=@2"},
+		{store.Everything(), resource.Key{}, 4, ""},
+	} {
+		got := strings.Join(brief(slices.Collect(h.Sweep(tc.rng, tc.behind, tc.after, tc.after > 0))), " ")
+		f.equal(fmt.Sprintf("sweep of %+v behind %s after %d", tc.rng, tc.behind, tc.after), got, tc.want)
+	}
 }
 
 func testAwait(f *fixture) {

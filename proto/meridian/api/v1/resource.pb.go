@@ -773,7 +773,7 @@ var File_meridian_api_v1_resource_proto protoreflect.FileDescriptor
 
 const file_meridian_api_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"\x1emeridian/api/v1/resource.proto\x12\x0fmeridian.api.v1\"f\n" +
+	"\x1emeridian/api/v1/resource.proto\x12\x0fmeridian.api.v1\x1a\x1bmeridian/api/v1/watch.proto\"f\n" +
 	"\n" +
 	"GetRequest\x12\x16\n" +
 	"\x06plural\x18\x01 \x01(\tR\x06plural\x12\x14\n" +
@@ -825,13 +825,14 @@ const file_meridian_api_v1_resource_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
-	"\x06result\x18\x04 \x01(\tR\x06result2\xed\x02\n" +
+	"\x06result\x18\x04 \x01(\tR\x06result2\xb7\x03\n" +
 	"\x0fResourceService\x12@\n" +
 	"\x03Get\x12\x1b.meridian.api.v1.GetRequest\x1a\x1c.meridian.api.v1.GetResponse\x12C\n" +
 	"\x04List\x12\x1c.meridian.api.v1.ListRequest\x1a\x1d.meridian.api.v1.ListResponse\x12@\n" +
 	"\x03Put\x12\x1b.meridian.api.v1.PutRequest\x1a\x1c.meridian.api.v1.PutResponse\x12I\n" +
 	"\x06Delete\x12\x1e.meridian.api.v1.DeleteRequest\x1a\x1f.meridian.api.v1.DeleteResponse\x12F\n" +
-	"\x05Batch\x12\x1d.meridian.api.v1.BatchRequest\x1a\x1e.meridian.api.v1.BatchResponseB?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
+	"\x05Batch\x12\x1d.meridian.api.v1.BatchRequest\x1a\x1e.meridian.api.v1.BatchResponse\x12H\n" +
+	"\x05Watch\x12\x1d.meridian.api.v1.WatchRequest\x1a\x1e.meridian.api.v1.WatchResponse0\x01B?Z=github.com/meridian-mesh/meridian/proto/meridian/api/v1;apiv1b\x06proto3"
 
 var (
 	file_meridian_api_v1_resource_proto_rawDescOnce sync.Once
@@ -858,6 +859,8 @@ var file_meridian_api_v1_resource_proto_goTypes = []any{
 	(*BatchRequest)(nil),   // 8: meridian.api.v1.BatchRequest
 	(*BatchResponse)(nil),  // 9: meridian.api.v1.BatchResponse
 	(*BatchResult)(nil),    // 10: meridian.api.v1.BatchResult
+	(*WatchRequest)(nil),   // 11: meridian.api.v1.WatchRequest
+	(*WatchResponse)(nil),  // 12: meridian.api.v1.WatchResponse
 }
 var file_meridian_api_v1_resource_proto_depIdxs = []int32{
 	10, // 0: meridian.api.v1.BatchResponse.results:type_name -> meridian.api.v1.BatchResult
@@ -866,13 +869,15 @@ var file_meridian_api_v1_resource_proto_depIdxs = []int32{
 	4,  // 3: meridian.api.v1.ResourceService.Put:input_type -> meridian.api.v1.PutRequest
 	6,  // 4: meridian.api.v1.ResourceService.Delete:input_type -> meridian.api.v1.DeleteRequest
 	8,  // 5: meridian.api.v1.ResourceService.Batch:input_type -> meridian.api.v1.BatchRequest
-	1,  // 6: meridian.api.v1.ResourceService.Get:output_type -> meridian.api.v1.GetResponse
-	3,  // 7: meridian.api.v1.ResourceService.List:output_type -> meridian.api.v1.ListResponse
-	5,  // 8: meridian.api.v1.ResourceService.Put:output_type -> meridian.api.v1.PutResponse
-	7,  // 9: meridian.api.v1.ResourceService.Delete:output_type -> meridian.api.v1.DeleteResponse
-	9,  // 10: meridian.api.v1.ResourceService.Batch:output_type -> meridian.api.v1.BatchResponse
-	6,  // [6:11] is the sub-list for method output_type
-	1,  // [1:6] is the sub-list for method input_type
+	11, // 6: meridian.api.v1.ResourceService.Watch:input_type -> meridian.api.v1.WatchRequest
+	1,  // 7: meridian.api.v1.ResourceService.Get:output_type -> meridian.api.v1.GetResponse
+	3,  // 8: meridian.api.v1.ResourceService.List:output_type -> meridian.api.v1.ListResponse
+	5,  // 9: meridian.api.v1.ResourceService.Put:output_type -> meridian.api.v1.PutResponse
+	7,  // 10: meridian.api.v1.ResourceService.Delete:output_type -> meridian.api.v1.DeleteResponse
+	9,  // 11: meridian.api.v1.ResourceService.Batch:output_type -> meridian.api.v1.BatchResponse
+	12, // 12: meridian.api.v1.ResourceService.Watch:output_type -> meridian.api.v1.WatchResponse
+	7,  // [7:13] is the sub-list for method output_type
+	1,  // [1:7] is the sub-list for method input_type
 	1,  // [1:1] is the sub-list for extension type_name
 	1,  // [1:1] is the sub-list for extension extendee
 	0,  // [0:1] is the sub-list for field type_name
@@ -883,6 +888,7 @@ func file_meridian_api_v1_resource_proto_init() {
 	if File_meridian_api_v1_resource_proto != nil {
 		return
 	}
+	file_meridian_api_v1_watch_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -24,6 +24,7 @@ const (
 	ResourceService_Put_FullMethodName    = "/meridian.api.v1.ResourceService/Put"
 	ResourceService_Delete_FullMethodName = "/meridian.api.v1.ResourceService/Delete"
 	ResourceService_Batch_FullMethodName  = "/meridian.api.v1.ResourceService/Batch"
+	ResourceService_Watch_FullMethodName  = "/meridian.api.v1.ResourceService/Watch"
 )
 
 // ResourceServiceClient is the client API for ResourceService service.
@@ -49,6 +50,9 @@ type ResourceServiceClient interface {
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
 	// Batch puts and deletes many resources: all of them at one revision, or none.
 	Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error)
+	// Watch sends the present state, and then what changes. A client that is slow gets of each resource only the newest
+	// state. Secrets are left out for those who may not read them, where they are not asked for by name.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 }
 
 type resourceServiceClient struct {
@@ -109,6 +113,25 @@ func (c *resourceServiceClient) Batch(ctx context.Context, in *BatchRequest, opt
 	return out, nil
 }
 
+func (c *resourceServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ResourceService_ServiceDesc.Streams[0], ResourceService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ResourceService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
 // ResourceServiceServer is the server API for ResourceService service.
 // All implementations must embed UnimplementedResourceServiceServer
 // for forward compatibility.
@@ -132,6 +155,9 @@ type ResourceServiceServer interface {
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	// Batch puts and deletes many resources: all of them at one revision, or none.
 	Batch(context.Context, *BatchRequest) (*BatchResponse, error)
+	// Watch sends the present state, and then what changes. A client that is slow gets of each resource only the newest
+	// state. Secrets are left out for those who may not read them, where they are not asked for by name.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	mustEmbedUnimplementedResourceServiceServer()
 }
 
@@ -156,6 +182,9 @@ func (UnimplementedResourceServiceServer) Delete(context.Context, *DeleteRequest
 }
 func (UnimplementedResourceServiceServer) Batch(context.Context, *BatchRequest) (*BatchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Batch not implemented")
+}
+func (UnimplementedResourceServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedResourceServiceServer) mustEmbedUnimplementedResourceServiceServer() {}
 func (UnimplementedResourceServiceServer) testEmbeddedByValue()                         {}
@@ -268,6 +297,17 @@ func _ResourceService_Batch_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ResourceService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ResourceServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ResourceService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
 // ResourceService_ServiceDesc is the grpc.ServiceDesc for ResourceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -296,6 +336,12 @@ var ResourceService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ResourceService_Batch_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _ResourceService_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "meridian/api/v1/resource.proto",
 }
