@@ -335,12 +335,13 @@ type filter struct {
 
 type tag struct{ key, value string }
 
-// parseFilter reads the filters of a list. A tag that is not KEY:VALUE is passed over, as the published API does.
+// parseFilter reads the filters of a list. A tag that is not KEY:VALUE is passed over, as the published API does, and
+// the well-known ones may be named as older clients do.
 func parseFilter(req *apiv1.ListDataplaneOverviewsRequest) (filter, error) {
 	var f filter
 	for _, t := range req.GetTag() {
 		if k, v, ok := strings.Cut(t, ":"); ok && !strings.Contains(v, ":") {
-			f.tags = append(f.tags, tag{k, v})
+			f.tags = append(f.tags, tag{resource.WellKnownTag(k), v})
 		}
 	}
 	// The published cause names the route's template.

@@ -197,6 +197,7 @@ func TestDataplaneOverviews(t *testing.T) {
 	for _, tc := range []struct{ query, want string }{
 		{"", "z1.gw z1.late z1.left z1.never z1.web z2.far"},
 		{"?tag=kuma.io/service:web", "z1.web z2.far"},
+		{"?tag=service:web", "z1.web z2.far"}, // as older clients name it
 		{"?tag=kuma.io%2Fservice%3Aweb&tag=version:1", "z1.web"},
 		{"?tag=kuma.io/service:web&tag=version:2", ""}, // on two inbounds is not on one
 		{"?tag=version:*", "z1.gw z1.web z2.far"},

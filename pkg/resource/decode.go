@@ -243,13 +243,13 @@ func (d *decoder) mapField(path string, m protoreflect.Map, fd protoreflect.Fiel
 	for _, x := range members {
 		key := x.name
 		if tags {
-			key = wellKnownTag(key)
+			key = WellKnownTag(key)
 			if key != x.name {
 				if given[key] {
 					d.violations.Add(keyPath(path, x.name), fmt.Sprintf("is read as %q, which is given too", key))
 					continue
 				}
-				d.warn(fmt.Sprintf("the tag %q is read as %q", x.name, key))
+				d.warn(readTag(x.name, key))
 			}
 		}
 		at := keyPath(path, key)

@@ -114,13 +114,6 @@ func defaultPrometheus(b *meshv1.MetricsBackend) {
 	set("tags", structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
 		TagService: structpb.NewStringValue("dataplane-metrics"),
 	}}))
-	tags := conf["tags"].GetStructValue().GetFields()
-	for k, v := range tags {
-		if known := wellKnownTag(k); known != k && tags[known] == nil {
-			delete(tags, k)
-			tags[known] = v
-		}
-	}
 }
 
 // defaultDataplane starts an inbound that is to be probed as not ready.

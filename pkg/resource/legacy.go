@@ -17,9 +17,9 @@ type converter func(c *conversion, spec value) value
 func converters(k Kind) []converter {
 	switch k {
 	case KindDataplane:
-		return []converter{interfacesToPorts, redirectPortToTwo}
+		return []converter{interfacesToPorts, redirectPortToTwo, proxyMetricsTags}
 	case KindMesh:
-		return []converter{caToBackend, prometheusToBackend, logsToTyped, zipkinToTyped}
+		return []converter{caToBackend, prometheusToBackend, meshMetricsTags, logsToTyped, zipkinToTyped}
 	case KindTrafficRoute:
 		return []converter{routesToSplit}
 	case KindHealthCheck:
@@ -367,6 +367,45 @@ func prometheusToBackend(c *conversion, spec value) value {
 		)))
 	})
 }
+
+// meshMetricsTags reads the well-known tags in the free objects of backends; those of the schema the decoder reads.
+func meshMetricsTags(c *conversion, spec value) value {
+	return edit(spec, "metrics", func(m value) value {
+		return edit(m, "backends", func(list value) value {
+			return editItems(list, func(i int, b value) value {
+				return c.metricsTags(indexPath("metrics.backends", i)+".conf", b)
+			})
+		})
+	})
+}
+
+// proxyMetricsTags is meshMetricsTags for a proxy's own backend.
+func proxyMetricsTags(c *conversion, spec value) value {
+	return edit(spec, "metrics", func(m value) value { return c.metricsTags("metrics.conf", m) })
+}
+
+func (c *conversion) metricsTags(path string, backend value) value {
+	return edit(backend, "conf", func(conf value) value {
+		return edit(conf, "tags", func(tags value) value {
+			tags.members = slices.Clone(tags.members)
+			for i, m := range tags.members {
+				known := WellKnownTag(m.name)
+				if known == m.name {
+					continue
+				}
+				if slices.ContainsFunc(tags.members, func(o member) bool { return o.name == known }) {
+					c.fail(keyPath(path+".tags", m.name), fmt.Sprintf("is read as %q, which is given too", known))
+					continue
+				}
+				tags.members[i].name = known
+				c.decoder.warn(readTag(m.name, known))
+			}
+			return tags
+		})
+	})
+}
+
+func readTag(name, as string) string { return fmt.Sprintf("the tag %q is read as %q", name, as) }
 
 // logsToTyped reads backends whose configuration stood under the name of their type, as in 0.3 and 0.4.
 func logsToTyped(c *conversion, spec value) value {

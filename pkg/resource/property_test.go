@@ -50,7 +50,7 @@ func anyMessage(t *rapid.T, m protoreflect.Message, depth int) {
 			x := m.Mutable(fd).Map()
 			for range rapid.IntRange(0, 3).Draw(t, "entries") {
 				key := rapid.String().Draw(t, "key")
-				if isTags(fd) && wellKnownTag(key) != key {
+				if isTags(fd) && WellKnownTag(key) != key {
 					continue
 				}
 				x.Set(protoreflect.ValueOfString(key).MapKey(), one(x.NewValue()))

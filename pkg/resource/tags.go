@@ -33,8 +33,8 @@ func isTags(fd protoreflect.FieldDescriptor) bool {
 	return false
 }
 
-// wellKnownTag gives the present name of a tag that older documents write without its prefix.
-func wellKnownTag(name string) string {
+// WellKnownTag gives the present name of a tag that older documents write without its prefix.
+func WellKnownTag(name string) string {
 	switch name {
 	case "service":
 		return TagService
