@@ -37,12 +37,7 @@ func TestTranscriptsOfInsights(t *testing.T) {
 	for _, document := range []string{"1.1", "0.6", "0.4"} {
 		t.Run(document, func(t *testing.T) {
 			t.Parallel()
-			raw, err := transcripts.ReadFile("transcripts/testdata/" + document + ".json")
-			must(t, raw, err)
-			var all []exchange
-			if err := json.Unmarshal(raw, &all); err != nil {
-				t.Fatal(err)
-			}
+			all := examples(t, document)
 			zone := inProcess{}.zone(t, zoneOptions{})
 			pem, err := os.ReadFile(zone.caFile())
 			must(t, pem, err)
@@ -53,7 +48,7 @@ func TestTranscriptsOfInsights(t *testing.T) {
 			o.roots.AppendCertsFromPEM(pem)
 			sent := 0
 			for _, e := range all {
-				if !strings.Contains(e.URL, "insights") || strings.Contains(e.URL, "/zones+insights") {
+				if o.topic(document, e) != aboutObservations {
 					continue
 				}
 				sent++
@@ -317,17 +312,15 @@ func alike(a, b string) bool {
 // TestTranscriptsOfZones sends the examples about what was observed of zones to a global control plane that has the
 // objects of all other examples, after a zone has had a session with it.
 func TestTranscriptsOfZones(t *testing.T) {
-	raw, err := transcripts.ReadFile("transcripts/testdata/1.1.json")
-	must(t, raw, err)
-	var all []exchange
-	if err := json.Unmarshal(raw, &all); err != nil {
-		t.Fatal(err)
-	}
+	all := examples(t, "1.1")
 	global := inProcess{}.global(t)
 	o := &observer{replay: &replay{t: t, client: global.client(), table: resource.NewTable(), bodies: map[*resource.Descriptor]map[string]any{}}}
 	for _, e := range all {
-		target, ok := o.target(e)
-		if !ok || e.Method != http.MethodPut || target.d.Writable != resource.WritableOnGlobal || slips[fmt.Sprintf("1.1:%d", e.Line)] != "" {
+		if o.topic("1.1", e) != aboutKinds || e.Method != http.MethodPut {
+			continue
+		}
+		target, _ := o.target(e)
+		if target.d.Writable != resource.WritableOnGlobal {
 			continue
 		}
 		if err := o.play(e, target); err != nil {
@@ -338,7 +331,7 @@ func TestTranscriptsOfZones(t *testing.T) {
 	put(t, global, "/meshes/default/circuit-breakers/cb", `{"sources":[{"match":{"kuma.io/service":"*"}}],"destinations":[{"match":{"kuma.io/service":"*"}}],"conf":{"detectors":{"totalErrors":{}}}}`)
 	sent := 0
 	for _, e := range all {
-		if !strings.Contains(e.URL, "/zones+insights") {
+		if o.topic("1.1", e) != aboutZones {
 			continue
 		}
 		sent++

@@ -77,9 +77,9 @@ func (processes) zone(t *testing.T, o zoneOptions) controlPlane {
 func joining(t *testing.T, o zoneOptions) harness.ZoneOptions {
 	t.Helper()
 	if o.global == nil {
-		return harness.ZoneOptions{}
+		return harness.ZoneOptions{More: o.more}
 	}
-	h := harness.ZoneOptions{Name: o.name, Address: o.address, CAFile: o.global.caFile(), TokenFile: o.tokenFile}
+	h := harness.ZoneOptions{More: o.more, Name: o.name, Address: o.address, CAFile: o.global.caFile(), TokenFile: o.tokenFile}
 	if h.Address == "" {
 		h.Address = o.global.addr("kds")
 	}

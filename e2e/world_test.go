@@ -46,6 +46,8 @@ type zoneOptions struct {
 	address string
 	// tokenFile, if empty, is made with a good token.
 	tokenFile string
+	// more lines of its configuration.
+	more string
 }
 
 type proxyOptions struct {

@@ -49,6 +49,8 @@ type ZoneOptions struct {
 	// CAFile is the global's certificate authority.
 	CAFile    string
 	TokenFile string
+	// More lines of its configuration.
+	More string
 }
 
 // ZoneFile is the configuration file of a zone control plane.
@@ -64,7 +66,7 @@ monitoringAssignmentServer: {grpcPort: %d}
 		s += fmt.Sprintf("multizone: {zone: {name: %q, globalAddress: %q, kds: {rootCaFile: %q, tokenFile: %q}}}\n",
 			o.Name, "grpcs://"+o.Address, o.CAFile, o.TokenFile)
 	}
-	return s
+	return s + o.More
 }
 
 // ControlPlane is a global or zone control plane as a process, which can be started again with the same

@@ -130,6 +130,7 @@ func blocks(document []byte) ([]block, error) {
 
 var (
 	statusLine = regexp.MustCompile("^Response:")
+	bodyLine   = regexp.MustCompile("^Request: (PUT|POST) (/\\S*) with the following body:")
 	statusCode = regexp.MustCompile(`\b([1-5]\d\d) [A-Z]`)
 	word       = regexp.MustCompile(`(?:'[^']*'|"[^"]*"|[^\s'"])+`)
 )
@@ -160,6 +161,11 @@ func extract(document []byte) ([]Exchange, error) {
 			}
 			if strings.TrimSpace(b.text) != "" {
 				open = nil
+			}
+			if m := bodyLine.FindStringSubmatch(b.text); m != nil {
+				// An example without a curl line.
+				out = append(out, Exchange{Line: b.line, Method: m[1], URL: "http://localhost:5681" + m[2]})
+				open, wants, statuses = &out[len(out)-1], true, nil
 			}
 		case strings.HasPrefix(strings.TrimPrefix(strings.TrimSpace(b.text), "$ "), "curl "):
 			e, file, err := request(b.text)
