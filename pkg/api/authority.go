@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/meridian-mesh/meridian/pkg/auth/ca"
@@ -251,17 +252,23 @@ func keep(config store.View, at resource.Key, data []byte, b *store.Batch) error
 // readCAFile reads a file of the control plane. The error completes a sentence about the file, and says nothing
 // of what is in it.
 func readCAFile(name string) ([]byte, error) {
-	// Asked first: to open a pipe would wait for its writer.
+	// Asked first, as to open a device may do something, and again, as it may be another one by then. Nor do files
+	// wait that look regular and are not, such as those of /proc.
 	if info, err := os.Stat(name); err != nil {
 		return nil, fileError(err)
 	} else if !info.Mode().IsRegular() {
-		return nil, errors.New("is no regular file")
+		return nil, errIrregular
 	}
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fileError(err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, fileError(err)
+	} else if !info.Mode().IsRegular() {
+		return nil, errIrregular
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxCAFile+1))
 	switch {
 	case err != nil:
@@ -273,6 +280,8 @@ func readCAFile(name string) ([]byte, error) {
 	}
 	return data, nil
 }
+
+var errIrregular = errors.New("is no regular file")
 
 func fileError(err error) error {
 	switch {

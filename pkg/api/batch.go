@@ -22,9 +22,12 @@ const (
 	maxBatchWarnings = 64
 )
 
-// Batch implements the ResourceService. What is wrong with the items is told all at once, but what the caller may
-// not do first, and what this control plane does not take next.
+// Batch implements the ResourceService. What is wrong with the items is told all at once, but what this control
+// plane does not take first, and what the caller may not do next.
 func (s *Service) Batch(ctx context.Context, req *apiv1.BatchRequest) (*apiv1.BatchResponse, error) {
+	if s.ReadOnly {
+		return nil, s.writable(&resource.Descriptor{Kind: "all", Writable: resource.WritableOnGlobal})
+	}
 	decode, err := s.batchDecoder(incoming(ctx, contentTypeKey))
 	if err != nil {
 		return nil, err
@@ -81,20 +84,20 @@ type batch struct {
 	puts, deletes         []change
 	putPaths, deletePaths []string
 	warnings              []string
-	// forbidden is what the caller may not write, elsewhere what is not written here, wrong what else is wrong.
-	forbidden, elsewhere, wrong resource.Violations
+	// elsewhere is what is not written here, forbidden what the caller may not write, wrong what else is wrong.
+	elsewhere, forbidden, wrong resource.Violations
 	// large is that an item is too large as it would be stored.
 	large error
 }
 
 func (b *batch) take(ctx context.Context, it resource.BatchItem) {
 	s, d := b.service, it.Descriptor
-	if err := s.mayWrite(ctx, d); err != nil {
-		b.forbidden.Add(it.Path+".type", status.Convert(err).Message())
-		return
-	}
 	if err := s.writable(d); err != nil {
 		b.elsewhere.Add(it.Path+".type", status.Convert(err).Message())
+		return
+	}
+	if err := s.mayWrite(ctx, d); err != nil {
+		b.forbidden.Add(it.Path+".type", status.Convert(err).Message())
 		return
 	}
 	if it.Delete {
@@ -157,10 +160,10 @@ func (b *batch) refused(undecoded error) error {
 		undecoded = b.large
 	}
 	switch {
-	case len(b.forbidden) > 0:
-		return fail(codes.PermissionDenied, titleBatch, "Not all of it may be written with these credentials", b.forbidden...)
 	case len(b.elsewhere) > 0:
 		return withHTTP(fail(codes.FailedPrecondition, titleBatch, "Not all of it is written on this control plane", b.elsewhere...), http.StatusMethodNotAllowed)
+	case len(b.forbidden) > 0:
+		return fail(codes.PermissionDenied, titleBatch, "Not all of it may be written with these credentials", b.forbidden...)
 	case errors.Is(undecoded, resource.ErrTooLarge):
 		return withHTTP(fail(codes.ResourceExhausted, titleBatch, undecoded.Error()), http.StatusRequestEntityTooLarge)
 	case errors.As(undecoded, &violations):

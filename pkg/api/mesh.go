@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/resource"
@@ -160,6 +161,11 @@ func deleteZone(st state, key resource.Key, d *decision) error {
 	}
 	origin := resource.Origin(key.Name)
 	d.config.Deletes = append(d.config.Deletes, bornIn(config, origin)...)
+	refused, err := refusedOf(config, key.Name)
+	if err != nil {
+		return err
+	}
+	d.config.Deletes = append(d.config.Deletes, refused...)
 	d.status.Deletes = append(d.status.Deletes, bornIn(observed, origin)...)
 	// What the zone had sent is gone, so that it must send all of it again if it comes back.
 	if _, ok := config.Cursor(key.Name); ok {
@@ -180,6 +186,24 @@ func bornIn(v store.View, origin resource.Origin) []resource.Key {
 		}
 	}
 	return keys
+}
+
+// refusedOf lists what was noted here of a zone's objects that could not be taken.
+func refusedOf(v store.View, zone string) ([]resource.Key, error) {
+	var keys []resource.Key
+	for o := range v.Scan(store.OfKind(resource.KindSyncRejection)) {
+		if o.Origin != resource.Local {
+			continue
+		}
+		r, err := resource.Decode[systemv1.SyncRejection](o)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(r.GetName(), zone+".") {
+			keys = append(keys, o.Key)
+		}
+	}
+	return keys, nil
 }
 
 const defaultMesh = "default"

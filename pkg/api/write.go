@@ -26,9 +26,6 @@ const (
 	conflictWait = 100 * time.Millisecond
 )
 
-// caInfix stands between a mesh's name and the rest of the names of the secrets with its CA.
-const caInfix = ".ca-"
-
 // decision is what a write does: a batch of the config log, and what follows in the status log.
 type decision struct {
 	config store.Batch
@@ -313,12 +310,11 @@ func agree(d *resource.Descriptor, key resource.Key, in resource.Input) resource
 	if len(v) > 0 {
 		return v
 	}
-	name := key.Name
 	if d.Kind == resource.KindSecret {
-		// The halves of a mesh's CA have a name with a dot; an export has them.
-		name = strings.TrimPrefix(name, key.Scope+caInfix)
+		v = append(v, resource.ValidateSecretName("name", key.Scope, key.Name)...)
+	} else {
+		v = append(v, resource.ValidateName("name", key.Name)...)
 	}
-	v = append(v, resource.ValidateName("name", name)...)
 	if d.Scope == resource.ScopeMesh {
 		v = append(v, resource.ValidateName("mesh", key.Scope)...)
 	}

@@ -106,6 +106,9 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, limits config.Gl
 			give(online, o.Key.Name)
 		}
 	})
+	if err := cp.API.ForgetDeletedZones(ctx); err != nil {
+		cp.Logger.Warn("overviews may show zones that are no more", "error", err)
+	}
 	// A global control plane that died left its zones' sessions open.
 	if err := server.CloseLeftovers(ctx); err != nil {
 		return fmt.Errorf("end the sessions of earlier instances: %w", err)

@@ -31,6 +31,17 @@ func ValidateName(field, name string) Violations {
 	return v
 }
 
+// ValidateSecretName is ValidateName for a Secret of a mesh. Those in which the mesh's CAs lie have a dot behind the
+// mesh's name, and more where the name of their backend has; they may be written, as an export has them.
+func ValidateSecretName(field, mesh, name string) Violations {
+	for _, infix := range []string{builtinCert, builtinKey, providedCert, providedKey} {
+		if backend, ok := strings.CutPrefix(name, mesh+infix); ok && len(name) <= maxStoredName && isNameCharset(backend, "-_.") {
+			return nil
+		}
+	}
+	return ValidateName(field, name)
+}
+
 // ValidateZoneName checks the name of a zone: a DNS label, and not "global", which stands for the control
 // plane above the zones.
 func ValidateZoneName(field, name string) Violations {
