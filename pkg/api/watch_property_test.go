@@ -31,7 +31,7 @@ type follower struct {
 	w     *watcher
 	inbox []*apiv1.WatchEvent
 	// saved are the states at which the client may come back, the last one the present one.
-	saved []saved
+	saved  []saved
 	resets int
 }
 

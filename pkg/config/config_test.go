@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 		"defaults.skipMeshCreation": false, "defaults.mesh": "",
 		"limits.objectBytes": Size(512 << 10), "limits.bodyBytes": Size(1 << 20), "limits.batchBytes": Size(32 << 20), "limits.batchItems": Count(10_000), "limits.jsonDepth": Count(64), "limits.yamlAliasGrowth": Count(10),
 		"limits.headerBytes": Size(64 << 10), "limits.headerSeconds": Count(10), "limits.pageItems": Count(10_000), "limits.pageBytes": Size(32 << 20),
-		"limits.answerBytes": Size(128 << 20), "limits.waits": Count(1000),
+		"limits.answerBytes": Size(128 << 20), "limits.waits": Count(1000), "limits.watches": Count(1000),
 		"limits.zoneObjects": Count(200_000), "limits.zoneBytes": Size(1 << 30), "limits.zoneChangesPerSecond": Count(2000),
 	}
 	if diff := cmp.Diff(want, flat(g)); diff != "" {

@@ -49,6 +49,7 @@ type Limits struct {
 	PageBytes       Size  `json:"pageBytes" help:"size at which a page ends though it has fewer items"`
 	AnswerBytes     Size  `json:"answerBytes" help:"pages that wait to be read, all together; beyond that pages are smaller"`
 	Waits           Count `json:"waits" help:"requests that wait for a revision at the same time"`
+	Watches         Count `json:"watches" help:"watches that are open at the same time"`
 }
 
 // GlobalLimits are the limits of a global control plane.
@@ -69,7 +70,7 @@ type ZoneLimits struct {
 func defaultLimits() Limits {
 	return Limits{
 		ObjectBytes: 512 * kib, BodyBytes: mib, BatchBytes: 32 * mib, BatchItems: 10_000, JSONDepth: 64, YAMLAliasGrowth: 10, HeaderBytes: 64 * kib, HeaderSeconds: 10,
-		PageItems: 10_000, PageBytes: 32 * mib, AnswerBytes: 128 * mib, Waits: 1000,
+		PageItems: 10_000, PageBytes: 32 * mib, AnswerBytes: 128 * mib, Waits: 1000, Watches: 1000,
 	}
 }
 
@@ -103,6 +104,7 @@ func (l *Limits) validate() error {
 		within("pageBytes", l.PageBytes, 64*kib, 256*mib),
 		within("answerBytes", l.AnswerBytes, mib, 64*gib),
 		within("waits", l.Waits, 1, 100_000),
+		within("watches", l.Watches, 1, 100_000),
 		needs(l.AnswerBytes < l.PageBytes, "limits.answerBytes", "must not be less than limits.pageBytes"),
 	)
 }

@@ -239,12 +239,19 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	o.Sealer, o.Insights, o.Catalog = b.sealer, b.insights, b.catalog
 	o.MaxBatchItems = int(b.Limits.BatchItems)
 	o.Limits, o.MaxPageItems, o.MaxPageBytes, o.MaxWaits = b.ObjectLimits(), int(b.Limits.PageItems), int(b.Limits.PageBytes), int(b.Limits.Waits)
+	o.MaxWatches = int(b.Limits.Watches)
 	o.Users, o.Live = auth.NewUserAuthenticator(UserTokenKeys(b.Store.Config()), Revoked(b.Store.Config())), b.Live
 	service, err := api.New(o)
 	if err != nil {
 		return err
 	}
 	b.API = service
+	b.Set.Task("watches", func(ctx context.Context) error {
+		<-ctx.Done()
+		service.StopWatches()
+		return nil
+	})
+	b.Gauge("meridian_api_watches", "Watches of the API that are open.", nil, func(give func(float64, ...string)) { give(float64(service.OpenWatches())) })
 	conn := gateway.NewConn(service.Recover, service.Authenticate)
 	conn.InterceptStreams(service.RecoverStream, service.AuthenticateStream)
 	service.Register(conn)

@@ -293,6 +293,9 @@ func (w *world) send(ctx context.Context, c call) (reply, error) {
 		return reply{}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.Header.Get("Content-Type") == "text/event-stream" {
+		return reply{resp.StatusCode, "", resp.Header}, nil // it has no end
+	}
 	body, err := io.ReadAll(resp.Body)
 	return reply{resp.StatusCode, string(body), resp.Header}, err
 }

@@ -184,6 +184,9 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 		text(w, http.StatusMethodNotAllowed)
 		return
 	}
+	if mayWatch(r) && g.watch(w, r, route, segments) {
+		return
+	}
 	if route.path == "/openapi.yaml" {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(openAPI)
@@ -193,7 +196,7 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 		g.copyOf(w, r, route)
 		return
 	}
-	if !route.text && !acceptsJSON(r.Header.Values("Accept")) {
+	if !route.text && !accepts(r.Header.Values("Accept"), "application/json") {
 		text(w, http.StatusNotAcceptable)
 		return
 	}
@@ -454,8 +457,9 @@ func nextURL(ctx context.Context, offset string) string {
 	return u.String()
 }
 
-// acceptsJSON says whether one of the media ranges admits application/json.
-func acceptsJSON(accept []string) bool {
+// accepts says whether one of the media ranges admits a media type.
+func accepts(accept []string, media string) bool {
+	main, _, _ := strings.Cut(media, "/")
 	ranges := 0
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
 		if part = strings.TrimSpace(part); part == "" {
@@ -470,7 +474,7 @@ func acceptsJSON(accept []string) bool {
 			continue
 		}
 		switch t {
-		case "*/*", "application/*", "application/json":
+		case "*/*", main + "/*", media:
 			return true
 		}
 	}
