@@ -40,8 +40,9 @@ func (t *tool) apply() *cobra.Command {
 		Use: "apply -f FILE", Short: "Create or update the resources in files", Args: cobra.NoArgs,
 		Long: `Create or update the resources in files.
 
-Several documents are one transaction: all of them are stored or none is, and their order means nothing. Only more than
-10,000 of them, or 31 MiB, are several transactions, in the order in which they are given.
+Several documents are one transaction: all of them are stored or none is, and their order means nothing. They are several
+transactions, in the order in which they are given, only where a file has a resource again, or where there are more than
+10,000 of them, or 31 MiB.
 
 {{ name }} in a file is replaced by the value of -v name=value.`,
 		Example: `  meridianctl apply -f mesh.yaml -f policies/
@@ -245,6 +246,15 @@ func (d *document) resolve(table *resource.Table, mesh string) error {
 	return nil
 }
 
+// key is what the document is about.
+func (d document) key() resource.Key {
+	k := resource.Key{Kind: d.kind.Kind, Name: d.Name}
+	if d.kind.Scope == resource.ScopeMesh {
+		k.Scope = d.Mesh
+	}
+	return k
+}
+
 // apply sends the documents: one as it stands, several as batches.
 func (a *application) apply(ctx context.Context, docs []document) error {
 	if len(docs) == 1 {
@@ -255,7 +265,7 @@ func (a *application) apply(ctx context.Context, docs []document) error {
 		return err
 	}
 	if a.dryRun && len(batches) > 1 {
-		return fmt.Errorf("--dry-run: %d documents are too many to be decided on together", len(docs))
+		return errors.New("--dry-run: the documents can't be decided on together; see apply --help")
 	}
 	for _, b := range batches {
 		err := a.batch(ctx, b)
@@ -317,8 +327,16 @@ type batch struct {
 	body        []byte
 }
 
-// batchesOf packs documents: into as few batches as they fit in.
+// batchesOf packs documents into as few batches as they fit in. What comes again in a file goes into the next one:
+// an export has a mesh again once the secrets of its backends are there. In two files it has no order.
 func batchesOf(docs []document) ([]batch, error) {
+	in := map[resource.Key]string{}
+	for _, d := range docs {
+		if file, ok := in[d.key()]; ok && file != d.file {
+			return nil, fmt.Errorf("%s: %s stands in %s too", d.place(), d.key(), file)
+		}
+		in[d.key()] = d.file
+	}
 	bodies, contentType, err := alike(docs)
 	if err != nil {
 		return nil, err
@@ -331,8 +349,9 @@ func batchesOf(docs []document) ([]batch, error) {
 	for from := 0; from < len(docs); {
 		var body bytes.Buffer
 		body.WriteString(before)
-		to := from
-		for ; to < len(docs) && to-from < maxItems && (to == from || body.Len()+len(bodies[to]) < maxBytes); to++ {
+		to, has := from, map[resource.Key]bool{}
+		for ; to < len(docs) && to-from < maxItems && (to == from || body.Len()+len(bodies[to]) < maxBytes) && !has[docs[to].key()]; to++ {
+			has[docs[to].key()] = true
 			if to > from {
 				body.WriteString(between)
 			}

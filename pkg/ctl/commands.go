@@ -317,7 +317,7 @@ func (t *tool) token(c *cobra.Command, path []string, body any) error {
 	if err != nil {
 		return err
 	}
-	return t.with(c, func(cp *client) error {
+	return t.asAdmin(c, func(cp *client) error {
 		a, err := cp.do(c.Context(), http.MethodPost, path, nil, "application/json", data)
 		if err != nil {
 			return err

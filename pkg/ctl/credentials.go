@@ -58,8 +58,7 @@ func (c connection) authenticated(base *url.URL, t http.RoundTripper) (http.Roun
 	if c.userTokenFile == "" {
 		return t, nil
 	}
-	ip := net.ParseIP(base.Hostname())
-	if base.Scheme != "https" && base.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if base.Scheme != "https" && !loopback(base) {
 		return nil, fmt.Errorf("--user-token-file: a token is sent over https only, --address is %s", c.address)
 	}
 	token, err := readToken("--user-token-file", c.userTokenFile)
@@ -67,6 +66,12 @@ func (c connection) authenticated(base *url.URL, t http.RoundTripper) (http.Roun
 		return nil, err
 	}
 	return bearer{token, t}, nil
+}
+
+// loopback says that an address is on this machine.
+func loopback(u *url.URL) bool {
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (t *tool) userToken() *cobra.Command {
