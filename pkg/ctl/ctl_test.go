@@ -46,12 +46,12 @@ func TestScripts(t *testing.T) {
 		Dir:  "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mode": mode},
 		Setup: func(env *testscript.Env) error {
-			srv := httptest.NewServer(&server{dir: env.WorkDir})
-			env.Defer(srv.Close)
 			secure := httptest.NewUnstartedServer(&server{dir: env.WorkDir})
 			secure.Config.ErrorLog = log.New(io.Discard, "", 0)
 			secure.StartTLS()
 			env.Defer(secure.Close)
+			srv := httptest.NewServer(&server{dir: env.WorkDir, secure: secure.URL})
+			env.Defer(srv.Close)
 			env.Setenv("ADDRESS", srv.URL)
 			env.Setenv("SECURE", secure.URL)
 			return nil
@@ -82,8 +82,8 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 type server struct {
-	dir string
-	mu  sync.Mutex
+	dir, secure string
+	mu          sync.Mutex
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -129,7 +129,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Warning", `299 - "put[1]: the tag \"service\" is read"`)
 	}
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, strings.ReplaceAll(rest, "$HOST", r.Host))
+	_, _ = io.WriteString(w, strings.NewReplacer("$HOST", r.Host, "$SECURE", s.secure).Replace(rest))
 }
 
 func TestParseDocuments(t *testing.T) {
