@@ -307,7 +307,7 @@ func (f *faulty) write(rnd *rand.Rand, n int) {
 // in between, none is said to have what it does not have, or to be there or away when it is not; and within two
 // seconds of the end of all faults both ends have all.
 func TestSyncFaults(t *testing.T) {
-	relaytest.Seeds(t, 200, func(t *testing.T, seed uint64, rnd *rand.Rand) {
+	relaytest.Seeds(t, 80, func(t *testing.T, seed uint64, rnd *rand.Rand) {
 		f := newFaulty(t, seed%40 == 39)
 		synctest.Wait()
 		for n := range 6 {

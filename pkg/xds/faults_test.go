@@ -114,7 +114,7 @@ func (f *faulty) state() (s xdstest.State, open bool) {
 // is never said to be live at what it does not have, and within two seconds of the end of all faults it has all, by
 // one session.
 func TestProxyFaults(t *testing.T) {
-	relaytest.Seeds(t, 200, func(t *testing.T, _ uint64, rnd *rand.Rand) {
+	relaytest.Seeds(t, 80, func(t *testing.T, _ uint64, rnd *rand.Rand) {
 		f := newFaulty(t)
 		defer f.stop()
 		k := dataplane("web")

@@ -30,7 +30,7 @@ func (w *world) publishInvalid(name string, invalid []envoy.Ref, resources ...*e
 // ones, all good ones come in one response, the bad ones stay as they were or are left out, and each is shown once.
 func TestInvalidIsHeldBackAlone(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		const n, every = 10000, 100
+		const n, every = 3000, 100
 		w := newWorld(t, Limits{})
 		version := func(i int) []*envoy.Resource {
 			var all []*envoy.Resource

@@ -46,11 +46,11 @@ func refusedNames(t *testing.T, w *world) []string {
 // A hundred bad ones among ten thousand: the others are live, and each bad one costs at most 2·log2(n) responses
 // more, however they lie.
 func TestCostOfRefusals(t *testing.T) {
-	const n, count = 10000, 100
+	const n, count = 3000, 50
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for name, at := range map[string]func(i int) int{
 		"spread":    func(i int) int { return i * n / count },
-		"one block": func(i int) int { return 3333 + i },
+		"one block": func(i int) int { return n/3 + i },
 		"by chance": func(int) int { return rnd.IntN(n) },
 	} {
 		t.Run(name, func(t *testing.T) {

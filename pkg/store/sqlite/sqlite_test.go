@@ -51,7 +51,7 @@ func mustClose(t testing.TB, s store.Store) {
 }
 
 func backend() storetest.Backend {
-	return storetest.Backend{Durable: true, Rounds: 200, Open: func(t testing.TB, dir string, o storetest.Options) store.Store {
+	return storetest.Backend{Durable: true, Rounds: 100, Open: func(t testing.TB, dir string, o storetest.Options) store.Store {
 		return open(t, sqlite.Options{Path: filepath.Join(dir, "zone.db"), Retention: o.Retention})
 	}}
 }
