@@ -18,6 +18,9 @@ import (
 	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
 )
 
+// fileWait bounds the wait for what is no file after all.
+const fileWait = time.Second
+
 // maxCAFile bounds what is read of a file that a provided CA names, in bytes.
 const maxCAFile = 16 << 10
 
@@ -252,8 +255,7 @@ func keep(config store.View, at resource.Key, data []byte, b *store.Batch) error
 // readCAFile reads a file of the control plane. The error completes a sentence about the file, and says nothing
 // of what is in it.
 func readCAFile(name string) ([]byte, error) {
-	// Asked first, as to open a device may do something, and again, as it may be another one by then. Nor do files
-	// wait that look regular and are not, such as those of /proc.
+	// Asked first, as to open a device may do something, and again, as it may be another one by then.
 	if info, err := os.Stat(name); err != nil {
 		return nil, fileError(err)
 	} else if !info.Mode().IsRegular() {
@@ -269,6 +271,8 @@ func readCAFile(name string) ([]byte, error) {
 	} else if !info.Mode().IsRegular() {
 		return nil, errIrregular
 	}
+	// What looks regular and waits for data, as some of /proc does, takes a deadline; what is regular takes none.
+	_ = f.SetReadDeadline(time.Now().Add(fileWait))
 	data, err := io.ReadAll(io.LimitReader(f, maxCAFile+1))
 	switch {
 	case err != nil:
