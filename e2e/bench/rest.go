@@ -47,7 +47,7 @@ func (r rest) run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", backend, err)
 		}
 	}
-	return nil
+	return r.insights(ctx)
 }
 
 func (r rest) backend(ctx context.Context, backend string) error {

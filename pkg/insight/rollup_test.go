@@ -460,7 +460,7 @@ func (v lookedView) Scan(r store.Range) iter.Seq[*resource.Object] {
 func TestConnectIsNoRecount(t *testing.T) {
 	l := &looked{Store: memory.New(memory.Options{})}
 	t.Cleanup(func() { _ = l.Close() })
-	populate(t, l.Store, 1000)
+	populate(t, l.Store, 10_000)
 	r, err := insight.NewRollup(l, resource.NewTable())
 	if err != nil {
 		t.Fatal(err)
@@ -471,7 +471,7 @@ func TestConnectIsNoRecount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &meshv1.ServiceInsight{Status: "partially_degraded", Dataplanes: &meshv1.ServiceInsight_DataplaneStat{Total: 100, Online: 1, Offline: 99}}
+	want := &meshv1.ServiceInsight{Status: "partially_degraded", Dataplanes: &meshv1.ServiceInsight_DataplaneStat{Total: 1000, Online: 1, Offline: 999}}
 	if diff := cmp.Diff(want, in, untimed()); diff != "" {
 		t.Error(diff)
 	}
