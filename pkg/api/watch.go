@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,9 +40,6 @@ const (
 	eventReset  = "reset"
 )
 
-// errStopping ends the watches when the process does.
-var errStopping = errors.New("the control plane is stopping")
-
 // Watch implements the ResourceService.
 //
 // It holds no view and no queue: each message is made of the newest state when the client has taken the one before.
@@ -49,9 +47,9 @@ var errStopping = errors.New("the control plane is stopping")
 // keys are gone through in their order: whatever is written meanwhile, each gets its turn once, with its newest state,
 // so that a client which is always behind misses nothing for ever.
 func (s *Service) Watch(req *apiv1.WatchRequest, stream grpc.ServerStreamingServer[apiv1.WatchResponse]) error {
-	ctx, cancel := context.WithCancelCause(stream.Context())
-	defer cancel(nil)
-	defer context.AfterFunc(s.life, func() { cancel(errStopping) })()
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	sel, err := s.selection(ctx, req)
 	if err != nil {
 		return err
@@ -76,7 +74,7 @@ func (s *Service) Watch(req *apiv1.WatchRequest, stream grpc.ServerStreamingServ
 	w.start(after)
 	err = w.run(ctx, stream)
 	switch {
-	case errors.Is(context.Cause(ctx), errStopping):
+	case s.life.Err() != nil:
 		return fail(codes.Unavailable, titleWatch, "The control plane is stopping")
 	case ctx.Err() != nil:
 		return status.FromContextError(ctx.Err()).Err()
@@ -274,7 +272,7 @@ func (w *watcher) wait(ctx context.Context) (quiet bool, err error) {
 
 // next makes a message of the newest state. idle: there is nothing more to be said of it.
 func (w *watcher) next(ctx context.Context) (res *apiv1.WatchResponse, idle bool, err error) {
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(ctx.Err(), w.service.life.Err()); err != nil {
 		return nil, false, err
 	}
 	done, err := w.service.turn(ctx, titleWatch)

@@ -47,6 +47,19 @@ type setup struct {
 
 func start(t testing.TB, s setup) *plane {
 	t.Helper()
+	p := assemble(t, s)
+	srv := httptest.NewServer(p.handler)
+	t.Cleanup(srv.Close)
+	p.url = srv.URL
+	if !s.bare {
+		p.mesh("default")
+	}
+	return p
+}
+
+// assemble is start without the server.
+func assemble(t testing.TB, s setup) *plane {
+	t.Helper()
 	mem := memory.New(memory.Options{})
 	t.Cleanup(func() { _ = mem.Close() })
 	p := &plane{t: t, store: mem}
@@ -93,12 +106,6 @@ func start(t testing.TB, s setup) *plane {
 		t.Fatal(err)
 	}
 	p.handler = h
-	srv := httptest.NewServer(h)
-	t.Cleanup(srv.Close)
-	p.url = srv.URL
-	if !s.bare {
-		p.mesh("default")
-	}
 	return p
 }
 
