@@ -1,9 +1,11 @@
 package gateway_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptest"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -344,6 +346,55 @@ func TestOffsets(t *testing.T) {
 			a := p.do("GET", path+"?offset="+url.QueryEscape(wrong), "")
 			if got := p.problem(p.must(a, 400)); len(got.Causes) != 1 || got.Causes[0].Field != "offset" || got.Details != "Invalid offset" {
 				t.Errorf("%s from %q: %+v", path, wrong, got)
+			}
+		}
+	}
+}
+
+// TestNextIsTheClientsOwnURL: the next page is where the client has found this one, as it named it: its host, path and
+// parameters, and https where it came by TLS. What proxies say of themselves is not looked at.
+func TestNextIsTheClientsOwnURL(t *testing.T) {
+	p := start(t, setup{})
+	for _, name := range []string{"a", "b"} {
+		p.seed(resource.Key{Kind: resource.KindTimeout, Scope: "default", Name: name}, resource.Local, nil)
+		p.seed(resource.Key{Kind: resource.KindDataplane, Scope: "default", Name: name}, "zone-1", service(resource.TagService+"=web"))
+		p.seed(resource.Key{Kind: resource.KindZone, Name: name}, resource.Local, nil)
+	}
+	p.mesh("other")
+	for path, want := range map[string]string{
+		"/meshes/default/timeouts?size=1":                                                                          "/meshes/default/timeouts?offset=OFFSET&size=1",
+		"/meshes/default/timeouts/?size=1&x=%2F%26":                                                                "/meshes/default/timeouts/?offset=OFFSET&size=1&x=%2F%26",
+		"/meshes/default/dataplane+insights?size=1&tag=a:b&tag=*":                                                  "",
+		"/meshes/default/dataplanes%2Binsights?size=1&tag=kuma.io/service:web&tag=kuma.io/service:*&gateway=false": "/meshes/default/dataplanes%2Binsights?gateway=false&offset=OFFSET&size=1&tag=kuma.io%2Fservice%3Aweb&tag=kuma.io%2Fservice%3A%2A",
+		"/meshes/default/zones?size=1":                                                                             "/meshes/default/zones?offset=OFFSET&size=1",
+		"/zones+insights?size=1&offset=0":                                                                          "/zones+insights?offset=OFFSET&size=1",
+		"/meshes?size=1":                                                                                           "/meshes?offset=OFFSET&size=1",
+		"/mesh-insights?size=1":                                                                                    "/mesh-insights?offset=OFFSET&size=1",
+		"/meshes/default/timeouts?size=2":                                                                          "",
+		"/meshes/default/service-insights":                                                                         "",
+		"/dataplanes?size=1&b=x&a=":                                                                                "/dataplanes?a=&b=x&offset=OFFSET&size=1",
+	} {
+		for scheme, state := range map[string]*tls.ConnectionState{"http": nil, "https": {}} {
+			req := httptest.NewRequestWithContext(t.Context(), "GET", path, nil)
+			req.Host, req.TLS, req.RemoteAddr = "cp.example:8443", state, "127.0.0.1:1"
+			req.Header.Set("X-Forwarded-Host", "elsewhere.example")
+			req.Header.Set("X-Forwarded-Proto", "gopher")
+			res := httptest.NewRecorder()
+			p.handler.ServeHTTP(res, req)
+			var l listBody
+			if err := json.Unmarshal(res.Body.Bytes(), &l); err != nil || res.Code != 200 {
+				t.Fatalf("%s: %d %s", path, res.Code, res.Body)
+			}
+			got := ""
+			if l.Next != nil {
+				u, err := url.Parse(*l.Next)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = strings.Replace(*l.Next, "offset="+u.Query().Get("offset"), "offset=OFFSET", 1)
+			}
+			if want != "" && got != scheme+"://cp.example:8443"+want || want == "" && got != "" {
+				t.Errorf("%s: next is %s", path, got)
 			}
 		}
 	}
