@@ -502,7 +502,7 @@ func (p *plane) endures(t testing.TB, d *resource.Descriptor, seed uint64) {
 func TestMutationsAreBorne(t *testing.T) {
 	p := startAlone(t)
 	for i, d := range resourcetest.Written(resource.NewTable()) {
-		for n := range 100 {
+		for n := range 60 {
 			p.endures(t, d, uint64(i*1000+n))
 		}
 	}

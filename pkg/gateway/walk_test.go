@@ -77,6 +77,8 @@ const (
 	// walkEach is how many policies and dataplanes stay in each mesh.
 	walkEach = 400
 	walkZone = "zone-1"
+	// mostPages are followed of one list.
+	mostPages = 180
 )
 
 // filterOfWalk selects every other dataplane.
@@ -232,7 +234,7 @@ func TestWalkDuringWrites(t *testing.T) {
 			var walkers sync.WaitGroup
 			for path, stays := range w.stays {
 				for _, size := range on.sizes {
-					if size > 1 && size > len(stays) || size == 1 && len(stays) > walkEach {
+					if size > 1 && size > len(stays) || len(stays)/size > mostPages {
 						continue
 					}
 					walkers.Go(func() {
