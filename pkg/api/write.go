@@ -364,10 +364,23 @@ func (p *put) reveal(old *resource.Object) error {
 		}
 	}
 	p.message = proto.Clone(p.concealed)
-	if p.violations = resource.Reveal(p.descriptor, p.message, before); len(p.violations) > 0 {
-		return nil
+	missing := resource.Reveal(p.descriptor, p.message, before)
+	if err := p.complete(); err != nil {
+		return err
 	}
-	return p.complete()
+	// What is said of a key that is not there, and of what goes with it, says nothing.
+	p.violations = append(missing, slices.DeleteFunc(p.violations, func(v resource.Violation) bool {
+		return slices.ContainsFunc(missing, func(m resource.Violation) bool { return strings.HasPrefix(v.Field, grandparent(m.Field)) })
+	})...)
+	return nil
+}
+
+// grandparent is the path of what holds the field that holds a field.
+func grandparent(path string) string {
+	for range 2 {
+		path = path[:max(strings.LastIndexByte(path, '.'), 0)]
+	}
+	return path + "."
 }
 
 // complete validates the message and encodes it.

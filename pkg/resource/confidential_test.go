@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/resource/resourcetest"
 )
 
 func kindOf(t testing.TB, k resource.Kind) *resource.Descriptor {
@@ -222,5 +223,43 @@ func TestEveryMarkIsFound(t *testing.T) {
 	}
 	if diff := cmp.Diff([]resource.Kind{resource.KindMesh, resource.KindExternalService}, kinds); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestHiddenComesBack: whatever is valid, what others are shown of it and write back is what it was.
+func TestHiddenComesBack(t *testing.T) {
+	hidden := 0
+	for _, kind := range []resource.Kind{resource.KindMesh, resource.KindExternalService} {
+		d, k := kindOf(t, kind), resource.Key{Kind: kind, Scope: "m", Name: "x"}
+		if d.Scope == resource.ScopeGlobal {
+			k.Scope = ""
+		}
+		for seed := range uint64(300) {
+			m := resourcetest.Valid(t, d, k, seed)
+			shown := resource.ConcealMessage(d, m)
+			if shown != m {
+				hidden++
+			}
+			b, err := resource.AppendDocument(nil, d, k, shown)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, err := resource.DecodeJSON(d, b)
+			if err != nil {
+				t.Fatalf("%v: %s", err, b)
+			}
+			if got := resource.HasHidden(d, in.Spec); got != (shown != m) {
+				t.Errorf("hides something: %t: %s", got, b)
+			}
+			if v := resource.Reveal(d, in.Spec, m); len(v) > 0 {
+				t.Errorf("%v: %s", v, b)
+			}
+			if !proto.Equal(in.Spec, m) {
+				t.Errorf("%s became %s", b, jsonOf(t, in.Spec))
+			}
+		}
+	}
+	if hidden < 20 {
+		t.Errorf("only %d of them held a key", hidden)
 	}
 }
