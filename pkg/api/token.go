@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,6 +74,7 @@ func (s *Service) IssueDataplaneToken(ctx context.Context, req *apiv1.IssueDatap
 		return nil, err
 	}
 	var v resource.Violations
+	wellKnown(&v, claims.Tags)
 	if claims.Mesh == "" {
 		v.Add("mesh", "cannot be empty")
 	}
@@ -97,6 +99,21 @@ func (s *Service) IssueDataplaneToken(ctx context.Context, req *apiv1.IssueDatap
 	}
 	s.issued(ctx, useDataplane, claims.Mesh+"."+claims.Name, token, key, life)
 	return &apiv1.IssueDataplaneTokenResponse{Token: token}, nil
+}
+
+// wellKnown gives the tags that older clients write without a prefix their present names.
+func wellKnown(v *resource.Violations, tags map[string][]string) {
+	for _, name := range slices.Sorted(maps.Keys(tags)) {
+		known := resource.WellKnownTag(name)
+		switch _, both := tags[known]; {
+		case known == name:
+		case both:
+			v.Add("tags["+strconv.Quote(name)+"]", fmt.Sprintf("is read as %q, which is given too", known))
+		default:
+			tags[known] = tags[name]
+			delete(tags, name)
+		}
+	}
 }
 
 // IssueUserToken implements the TokenService.

@@ -1,6 +1,8 @@
 package gateway_test
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -81,5 +83,32 @@ func TestManyViolations(t *testing.T) {
 	got := p.problem(a)
 	if n := len(got.Causes); n < 200 || n > 300 || got.Causes[0].Field != "sources[0].match" || got.Causes[1].Field != `sources[0].match["0 %"]` {
 		t.Errorf("%d causes: %.300s", n, a.body)
+	}
+}
+
+// TestOlderTagsInTokens: a token is for tags by the names that dataplanes have them under, whatever the client's era.
+func TestOlderTagsInTokens(t *testing.T) {
+	p := startAlone(t)
+	p.must(p.put("/meshes/m", `{}`), 201)
+	a := p.must(p.do("POST", "/tokens", `{"mesh":"m","name":"d","tags":{"service":["web"],"zone":["z"],"version":["v1"]}}`), 200)
+	parts := strings.Split(a.body, ".")
+	if len(parts) != 3 {
+		t.Fatalf("no token: %s", a.body)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims struct{ Tags map[string][]string }
+	if err := json.Unmarshal(raw, &claims); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]string{"kuma.io/service": {"web"}, "kuma.io/zone": {"z"}, "version": {"v1"}}
+	if diff := cmp.Diff(want, claims.Tags); diff != "" {
+		t.Error(diff)
+	}
+	got := p.problem(p.must(p.do("POST", "/tokens", `{"mesh":"m","tags":{"service":["web"],"kuma.io/service":["web"]}}`), 400))
+	if len(got.Causes) != 1 || got.Causes[0].Field != `tags["service"]` {
+		t.Errorf("%+v", got)
 	}
 }
