@@ -241,7 +241,10 @@ func (d *document) resolve(table *resource.Table, mesh string) error {
 	}
 	d.kind = kind
 	if kind.Scope == resource.ScopeMesh && d.Mesh == "" {
-		d.Mesh, d.addMesh = mesh, !d.hasMesh
+		if d.hasMesh {
+			return errors.New("mesh: is empty")
+		}
+		d.Mesh, d.addMesh = mesh, true
 	}
 	return nil
 }

@@ -16,9 +16,7 @@ import (
 
 // document is one resource of a file, as it stands there.
 type document struct {
-	Type string `json:"type" yaml:"type"`
-	Mesh string `json:"mesh" yaml:"mesh"`
-	Name string `json:"name" yaml:"name"`
+	Type, Mesh, Name string
 
 	contentType string
 	body        []byte
@@ -48,8 +46,8 @@ func (d document) place() string {
 }
 
 func parseDocuments(data []byte) ([]document, error) {
-	if docs, err := parseJSON(data); err == nil {
-		return docs, nil
+	if docs, ok, err := parseJSON(data); ok {
+		return docs, err
 	}
 	var docs []document
 	for _, text := range splitYAML(string(data)) {
@@ -65,26 +63,25 @@ func parseDocuments(data []byte) ([]document, error) {
 	return docs, nil
 }
 
-func parseJSON(data []byte) ([]document, error) {
-	var docs []document
+// parseJSON reads JSON documents; ok is false where it is none.
+func parseJSON(data []byte) (docs []document, ok bool, err error) {
 	for dec := json.NewDecoder(bytes.NewReader(data)); ; {
 		var raw json.RawMessage
 		err := dec.Decode(&raw)
 		if errors.Is(err, io.EOF) {
-			return docs, nil
+			return docs, true, nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, nil
+		}
+		var v map[string]any
+		if err := json.Unmarshal(raw, &v); err != nil || v == nil {
+			return nil, false, nil
 		}
 		d := document{contentType: jsonType, body: raw, number: len(docs) + 1}
-		if err := json.Unmarshal(raw, &d); err != nil {
-			return nil, err
+		if err := d.header(v); err != nil {
+			return nil, true, fmt.Errorf("document %d: %w", d.number, err)
 		}
-		var members map[string]json.RawMessage
-		if err := json.Unmarshal(raw, &members); err != nil || members == nil {
-			return nil, errors.New("is no object")
-		}
-		_, d.hasMesh = members["mesh"]
 		docs = append(docs, d)
 	}
 }
@@ -119,13 +116,43 @@ func parseYAML(text string) (*document, error) {
 	if v == nil {
 		return nil, nil
 	}
-	if err := yaml.Unmarshal(d.body, &d); err != nil {
-		return nil, firstLine(err)
+	members, ok := v.(map[string]any)
+	if !ok {
+		return nil, errors.New("is no resource: it has no fields")
 	}
-	if members, ok := v.(map[string]any); ok {
-		_, d.hasMesh = members["mesh"]
+	if err := d.header(members); err != nil {
+		return nil, err
 	}
 	return &d, nil
+}
+
+// header reads what a document is about. As a control plane does, it takes the keys in any case.
+func (d *document) header(members map[string]any) error {
+	given := map[string]bool{}
+	for key, v := range members {
+		var to *string
+		key = strings.ToLower(key)
+		switch key {
+		case "type":
+			to = &d.Type
+		case "mesh":
+			to, d.hasMesh = &d.Mesh, true
+		case "name":
+			to = &d.Name
+		default:
+			continue
+		}
+		if given[key] {
+			return fmt.Errorf("%s: is given twice", key)
+		}
+		given[key] = true
+		text, ok := v.(string)
+		if !ok && v != nil {
+			return fmt.Errorf("%s: must be text", key)
+		}
+		*to = text
+	}
+	return nil
 }
 
 // readBounded reads a file of at most so many bytes.

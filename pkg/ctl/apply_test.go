@@ -1,0 +1,134 @@
+package ctl
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meridian-mesh/meridian/pkg/resource"
+)
+
+// resolved gives the documents that apply would send, each with its place.
+func resolved(text []byte) []document {
+	table := resource.NewTable()
+	docs, err := parseDocuments(text)
+	if err != nil {
+		return nil
+	}
+	var good []document
+	for _, d := range docs {
+		if d.resolve(table, "the mesh") == nil {
+			good = append(good, d)
+		}
+	}
+	return good
+}
+
+// FuzzBatches: a batch has the documents that were given, in their order, each with its mesh, whatever they look like.
+func FuzzBatches(f *testing.F) {
+	for _, seed := range []string{
+		"type: Mesh\nname: a\n---\ntype: Retry\nname: b\n",
+		"{type: Retry, name: r}\n--- # x\n  type: Timeout\n  name: t\n...\n# end",
+		`{"type":"Retry","name":"\ud83d\ude00"} {"type":"Mesh","name":"m"}`,
+		"%YAML 1.2\n---\n!!map {type: Retry, name: r}\n---\n&a\ntype: Retry\nname: r\n",
+		"---\ttype: Mesh\n--- {type: Mesh, name: b}\n", "\"type\": Retry\nname: |\n  r\nmesh:\n", "? type\n: Retry\n? name\n: x",
+	} {
+		f.Add([]byte(seed), []byte(`{"type":"Zone","name":"z"}`))
+	}
+	f.Fuzz(func(t *testing.T, one, other []byte) {
+		docs := append(resolved(one), resolved(other)...)
+		if len(docs) == 0 {
+			return
+		}
+		batches, err := batchesOf(docs)
+		if err != nil {
+			return
+		}
+		name := func(typ, mesh, name string) string { return fmt.Sprintf("%q %q %q", typ, mesh, name) }
+		var want, got []string
+		for _, d := range docs {
+			want = append(want, name(d.Type, d.Mesh, d.Name))
+		}
+		for _, b := range batches {
+			if b.contentType == yamlType {
+				again, err := parseDocuments(b.body)
+				if err != nil {
+					t.Fatalf("%v\n%s", err, b.body)
+				}
+				for _, d := range again {
+					got = append(got, name(d.Type, d.Mesh, d.Name))
+				}
+				continue
+			}
+			var body struct{ Put []map[string]any }
+			if err := json.Unmarshal(b.body, &body); err != nil {
+				t.Fatalf("%v\n%s", err, b.body)
+			}
+			for _, members := range body.Put {
+				var d document
+				if err := d.header(members); err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, name(d.Type, d.Mesh, d.Name))
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s\n%s", diff, batches[0].body)
+		}
+	})
+}
+
+func TestBatchesAreBounded(t *testing.T) {
+	var text strings.Builder
+	const n = maxItems + 5
+	for i := range n {
+		fmt.Fprintf(&text, "{\"type\":\"Zone\",\"name\":\"z-%d\"}\n", i)
+	}
+	large := fmt.Sprintf(`{"type":"GlobalSecret","name":"%%d","data":%q}`, strings.Repeat("x", maxBytes/2))
+	for name, tt := range map[string]struct {
+		text string
+		want []int
+	}{
+		"many":  {text.String(), []int{maxItems, 5}},
+		"large": {fmt.Sprintf(large, 1) + fmt.Sprintf(large, 2) + fmt.Sprintf(large, 3), []int{1, 1, 1}},
+		"again": {`{"type":"Zone","name":"a"}{"type":"Zone","name":"b"}{"type":"Zone","name":"a"}{"type":"Zone","name":"c"}`, []int{2, 2}},
+	} {
+		batches, err := batchesOf(resolved([]byte(tt.text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []int
+		for _, b := range batches {
+			got = append(got, len(b.docs))
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestRender(t *testing.T) {
+	values := map[string]string{"a": "1", "b.c": "{{ a }}"}
+	for text, want := range map[string]string{
+		"{{a}} {{ b.c }} {{  a  }}": "1 {{ a }} 1", "{ {a} } {{}} {{a b}}": "{ {a} } {{}} {{a b}}", "": "",
+	} {
+		got, err := render([]byte(text), values)
+		if err != nil || string(got) != want {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
+	if _, err := render([]byte("{{x}} {{ y }} {{x}}"), values); err == nil || !strings.HasPrefix(err.Error(), "no value is given for x, y ") {
+		t.Error(err)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	h := http.Header{"Warning": {`299 - "the tag \"service\" is read"`, "odd", `299 - "put[0]: x" "Wed, 21 Oct 2026 07:28:00 GMT"`}}
+	if diff := cmp.Diff([]string{`the tag "service" is read`, "odd", "put[0]: x"}, warnings(h)); diff != "" {
+		t.Error(diff)
+	}
+}
