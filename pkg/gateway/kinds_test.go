@@ -41,16 +41,20 @@ func TestStagesOfAWrite(t *testing.T) {
 		title            string
 		fields           string
 	}{
-		{"shape", "/meshes/none/timeouts/X", `{"name":"y","conf":{"connectTimeout":1,"nope":{}},"nope":1,"sources":{},"destinations":[{"match":{"a\"b":1}}]}`, "Could not process a resource",
-			`conf.connectTimeout conf.nope nope sources destinations[0].match["a\"b"]`},
+		{
+			"shape", "/meshes/none/timeouts/X", `{"name":"y","conf":{"connectTimeout":1,"nope":{}},"nope":1,"sources":{},"destinations":[{"match":{"a\"b":1}}]}`, "Could not process a resource",
+			`conf.connectTimeout conf.nope nope sources destinations[0].match["a\"b"]`,
+		},
 		{"path", "/meshes/none/timeouts/X", `{"name":"y","type":"Retry","mesh":"x"}`, "Could not process a resource", "name type mesh"},
 		{"names", "/meshes/No/timeouts/X", `{}`, "Could not process a resource", "name mesh"},
 		{"rules of a new one", "/meshes/none/timeouts/x", `{}`, "Could not create a resource", "sources destinations conf"},
 		{"mesh", "/meshes/none/timeouts/x", timeout, "Could not create a resource", "mesh"},
 		{"rules of a mesh", "/meshes/default", `{"mtls":{"enabledBackend":"p","backends":[` + missing + `]},"tracing":{"defaultBackend":"x"}}`, "Could not update a resource", "tracing.defaultBackend"},
 		{"change of a mesh", "/meshes/default", `{"mtls":{"enabledBackend":"p","backends":[` + missing + `]}}`, "Could not update a resource", "mtls.enabledBackend"},
-		{"what a mesh rests on", "/meshes/new", `{"mtls":{"enabledBackend":"p","backends":[{"name":"a","type":"builtin"},` + missing + `]}}`, "Could not create a resource",
-			"mtls.backends[1].config.cert mtls.backends[1].config.key"},
+		{
+			"what a mesh rests on", "/meshes/new", `{"mtls":{"enabledBackend":"p","backends":[{"name":"a","type":"builtin"},` + missing + `]}}`, "Could not create a resource",
+			"mtls.backends[1].config.cert mtls.backends[1].config.key",
+		},
 	} {
 		before := p.store.Config().View().Revision()
 		got := p.problem(p.must(p.put(tc.path, tc.body), 400))

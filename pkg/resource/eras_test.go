@@ -12,7 +12,7 @@ import (
 )
 
 // eras are bodies in the shapes of older documents, the present shape of each, and what is said of it.
-var eras = []struct { //nolint:gochecknoglobals // a table of two tests
+var eras = []struct {
 	name       string
 	kind       Kind
 	older, now string
@@ -198,7 +198,9 @@ func TestNothingOlderIsLost(t *testing.T) {
 			places++
 			_, err := decodeInput(d, root, Limits{}.withDefaults())
 			var v Violations
-			if !errors.As(err, &v) || !slices.ContainsFunc(v, func(x Violation) bool { return strings.Contains(x.Field, name) || strings.Contains(x.Field, WellKnownTag(name)) }) {
+			if !errors.As(err, &v) || !slices.ContainsFunc(v, func(x Violation) bool {
+				return strings.Contains(x.Field, name) || strings.Contains(x.Field, WellKnownTag(name))
+			}) {
 				t.Errorf("%s: %s %q: %v", c.name, what, name, err)
 			}
 		}

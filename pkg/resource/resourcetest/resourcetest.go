@@ -39,7 +39,7 @@ const attempts = 10_000
 // uses, and reads, nothing outside of itself; its certificate authority is named "on", if one is enabled.
 func Valid(tb testing.TB, d *resource.Descriptor, k resource.Key, seed uint64) proto.Message {
 	tb.Helper()
-	r := rand.New(rand.NewPCG(seed, 1))
+	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // the same for the same seed
 	for range attempts {
 		m := d.New()
 		x := drawer{r, []float64{0.2, 0.5, 0.8, 1}[r.IntN(4)]}
@@ -249,7 +249,9 @@ func (x drawer) scalar(fd protoreflect.FieldDescriptor) protoreflect.Value {
 func (x drawer) of(texts ...string) string { return texts[x.IntN(len(texts))] }
 
 // token is a text that is fine in most places.
-func (x drawer) token() string { return fmt.Sprintf("%s-%d", x.of("web", "Back_end", "v1.2", "a:b"), x.IntN(100)) }
+func (x drawer) token() string {
+	return fmt.Sprintf("%s-%d", x.of("web", "Back_end", "v1.2", "a:b"), x.IntN(100))
+}
 
 func (x drawer) text(fd protoreflect.FieldDescriptor) string {
 	switch fd.FullName().Parent().Name() + "." + fd.Name() {
@@ -351,7 +353,9 @@ func (x drawer) authority(m *meshv1.CertificateAuthorityBackend) {
 
 // arrange makes a message right in what its fields have to do with one another.
 func (x drawer) arrange(m proto.Message) {
-	service := func(s *meshv1.Selector) { s.Match = map[string]string{resource.TagService: s.GetMatch()[resource.TagService]} }
+	service := func(s *meshv1.Selector) {
+		s.Match = map[string]string{resource.TagService: s.GetMatch()[resource.TagService]}
+	}
 	switch m := m.(type) {
 	case *meshv1.Mesh:
 		x.arrangeMesh(m)
