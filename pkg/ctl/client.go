@@ -64,7 +64,7 @@ func (c connection) open() (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--address: %w", err)
 	}
-	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
 		return nil, usagef("--address: must be http://host:port or https://host:port, got %q", c.address)
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.skipVerify} //nolint:gosec // only when asked for by name
@@ -138,15 +138,11 @@ type answer struct {
 
 // do sends a request. Anything but a 2xx is an error. The parts of the path are escaped.
 func (c *client) do(ctx context.Context, method string, path []string, query url.Values, contentType string, body []byte) (answer, error) {
-	for _, part := range path {
-		// Joined to the path they would lead to something else: a mesh instead of its policy "..".
-		if part == "" || part == "." || part == ".." {
-			return answer{}, fmt.Errorf("%q is no name", part)
-		}
+	u, err := c.url(path, query)
+	if err != nil {
+		return answer{}, err
 	}
-	u := c.base.JoinPath(path...)
-	u.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
@@ -169,6 +165,19 @@ func (c *client) do(ctx context.Context, method string, path []string, query url
 		return answer{}, refusal(resp.StatusCode, data)
 	}
 	return answer{resp.StatusCode, resp.Header, data}, nil
+}
+
+// url puts a URL together.
+func (c *client) url(path []string, query url.Values) (string, error) {
+	for _, part := range path {
+		// Joined to the path they would lead to something else: a mesh instead of its policy "..".
+		if part == "" || part == "." || part == ".." {
+			return "", fmt.Errorf("%q is no name", part)
+		}
+	}
+	u := c.base.JoinPath(path...)
+	u.RawQuery = query.Encode()
+	return u.String(), nil
 }
 
 // send sends a request, and says so in the log.

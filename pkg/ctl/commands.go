@@ -183,6 +183,7 @@ func (t *tool) completeKinds(_ *cobra.Command, args []string, _ string) ([]strin
 func (t *tool) get() *cobra.Command {
 	var size int
 	var offset string
+	var watch bool
 	c := &cobra.Command{
 		Use: "get TYPE [NAME]", Short: "Show a resource, or all of a type", Args: cobra.RangeArgs(1, 2), ValidArgsFunction: t.completeKinds,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -191,6 +192,9 @@ func (t *tool) get() *cobra.Command {
 				return err
 			}
 			return t.with(c, func(cp *client) error {
+				if watch {
+					return t.watch(c, cp, d, args[1:])
+				}
 				if len(args) == 2 {
 					a, err := cp.do(c.Context(), http.MethodGet, item(d, t.mesh, args[1]), nil, "", nil)
 					if err != nil {
@@ -220,6 +224,9 @@ func (t *tool) get() *cobra.Command {
 	}
 	c.Flags().IntVar(&size, "size", 0, "show one page of so many (default: all)")
 	c.Flags().StringVar(&offset, "offset", "", "where the page begins, as the one before says")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "show what there is and then what changes, until interrupted")
+	c.MarkFlagsMutuallyExclusive("watch", "size")
+	c.MarkFlagsMutuallyExclusive("watch", "offset")
 	return t.outputFlag(c)
 }
 
