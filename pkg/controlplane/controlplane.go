@@ -22,6 +22,7 @@ import (
 	"github.com/meridian-mesh/meridian/pkg/api"
 	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/config"
+	"github.com/meridian-mesh/meridian/pkg/files"
 	"github.com/meridian-mesh/meridian/pkg/gateway"
 	"github.com/meridian-mesh/meridian/pkg/insight"
 	"github.com/meridian-mesh/meridian/pkg/listen"
@@ -60,6 +61,8 @@ type Base struct {
 	// Live are the streams and calls that rest on credentials.
 	Live *auth.Live
 
+	// files are those that are read again when they change.
+	files *files.Watcher
 	// handler is that of the API; beside are other paths of its TLS port.
 	handler http.Handler
 	beside  map[string]http.Handler
@@ -97,6 +100,7 @@ func New(ctx context.Context, general config.General, st config.Store, log *slog
 			"version": v.Version, "git_tag": v.GitTag, "git_commit": v.GitCommit, "build_date": v.BuildDate,
 		}),
 		advertised: general.AdvertisedHostname,
+		files:      files.NewWatcher(log),
 		fatal:      make(chan error, 1),
 		ready:      make(chan struct{}),
 	}
@@ -117,6 +121,7 @@ func New(ctx context.Context, general config.General, st config.Store, log *slog
 		return nil, errors.Join(err, b.Close())
 	}
 	b.Set.Task("insights", b.insights.Run)
+	b.Set.Task("files", b.watchFiles)
 	from := b.Store.Config().View().At()
 	b.Set.Task("credentials", func(ctx context.Context) error { return b.followCredentials(ctx, from) })
 	return b, nil
@@ -276,16 +281,14 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 		b.Set.HTTP("http", l, b.HTTPServer(handler))
 	}
 	if c.HTTPS.Enabled {
-		cas, err := ClientCAs("apiServer.auth.clientCertsDir", c.Auth.ClientCertsDir)
+		t, err := b.TLS(Port{
+			Name: "https", CertKey: "apiServer.https.tlsCertFile", CertFile: c.HTTPS.TLSCertFile, KeyFile: c.HTTPS.TLSKeyFile,
+			ClientCertsKey: "apiServer.auth.clientCertsDir", ClientCertsDir: c.Auth.ClientCertsDir,
+		}, certs)
 		if err != nil {
 			return err
 		}
-		cert, err := certs.For("apiServer.https.tlsCertFile", c.HTTPS.TLSCertFile, c.HTTPS.TLSKeyFile)
-		if err != nil {
-			return err
-		}
-		b.Expires("https", cert)
-		rpc, err := b.SharedPort("https", "apiServer.https.port", c.HTTPS.Interface, c.HTTPS.Port, cert.TLS(cas), b.withBeside(handler),
+		rpc, err := b.SharedPort("https", "apiServer.https.port", c.HTTPS.Interface, c.HTTPS.Port, t.Config(), b.withBeside(handler),
 			grpc.ChainUnaryInterceptor(service.Recover, identify, service.Authenticate),
 			grpc.ChainStreamInterceptor(service.RecoverStream, identifyStream, service.AuthenticateStream),
 			grpc.MaxConcurrentStreams(callStreams),

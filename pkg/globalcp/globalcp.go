@@ -71,15 +71,13 @@ func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err er
 
 // serveKDS adds the port for zones.
 func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, limits config.GlobalLimits, certs *controlplane.Certificates) error {
-	cas, err := controlplane.ClientCAs("multizone.global.kds.clientCertsDir", c.ClientCertsDir)
+	t, err := cp.TLS(controlplane.Port{
+		Name: "kds", CertKey: "multizone.global.kds.tlsCertFile", CertFile: c.TLSCertFile, KeyFile: c.TLSKeyFile,
+		ClientCertsKey: "multizone.global.kds.clientCertsDir", ClientCertsDir: c.ClientCertsDir,
+	}, certs)
 	if err != nil {
 		return err
 	}
-	cert, err := certs.For("multizone.global.kds.tlsCertFile", c.TLSCertFile, c.TLSKeyFile)
-	if err != nil {
-		return err
-	}
-	cp.Expires("kds", cert)
 	traffic := &kds.Traffic{}
 	controlplane.MeasureTraffic(cp.Base, traffic)
 	v := version.Get()
@@ -117,7 +115,7 @@ func (cp *CP) serveKDS(ctx context.Context, c config.GlobalKDS, limits config.Gl
 	if err != nil {
 		return err
 	}
-	rpc := grpc.NewServer(append(append(cp.CallLimits(), kds.ServerGRPCOptions()...), grpc.Creds(credentials.NewTLS(cert.TLS(cas))))...)
+	rpc := grpc.NewServer(append(append(cp.CallLimits(), kds.ServerGRPCOptions()...), grpc.Creds(credentials.NewTLS(t.Config("h2"))))...)
 	server.Register(rpc)
 	cp.API.Nudge = server.Nudge // before anything is served
 	cp.Set.GRPC("kds", l, rpc, server.Close)

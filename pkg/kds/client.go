@@ -48,8 +48,9 @@ type ClientOptions struct {
 	Zone string
 	// Address of the global control plane: host:port, with or without "grpcs://" before it.
 	Address string
-	// TLS of the connection, with the client certificate if there is one. Nil: none, for tests.
-	TLS *tls.Config
+	// TLS of the connection, with the client certificate if there is one; it is asked at each connect. Nil: none, for
+	// tests.
+	TLS func() (*tls.Config, error)
 	// Token gives the zone token and is asked at each connect. Nil: none is sent.
 	Token   func() (string, error)
 	Version Version
@@ -346,7 +347,11 @@ func (c *Client) connect(ctx context.Context, pace *pacer) (*grpc.ClientConn, er
 func (c *Client) dial(ctx context.Context) (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
 	if c.opts.TLS != nil {
-		creds = credentials.NewTLS(c.opts.TLS)
+		config, err := c.opts.TLS()
+		if err != nil {
+			return nil, err
+		}
+		creds = credentials.NewTLS(config)
 	}
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2 * maxFrame)),

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
 )
@@ -29,21 +30,40 @@ var (
 )
 
 // NewSplit makes the credentials for the gRPC server of a port, which are at the same time the listener of
-// its HTTP server.
+// its HTTP server. The configuration's GetConfigForClient, if it has one, gives that of each handshake; it should give the
+// same one for as long as nothing has changed.
 func NewSplit(addr net.Addr, config *tls.Config) *Split {
 	s := &Split{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
-	c := config.Clone()
-	c.NextProtos = []string{"http/1.1"}
-	grpcOnly := config.Clone()
-	grpcOnly.NextProtos = []string{"h2"}
-	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if slices.Contains(hello.SupportedProtos, "h2") && !slices.Contains(hello.SupportedProtos, "http/1.1") {
-			return grpcOnly, nil
+	var last atomic.Pointer[protocols]
+	last.Store(newProtocols(config))
+	s.config = config.Clone()
+	s.config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		now := last.Load()
+		if config.GetConfigForClient != nil {
+			c, err := config.GetConfigForClient(hello)
+			if err != nil {
+				return nil, err
+			}
+			if c != nil && c != now.of {
+				now = newProtocols(c)
+				last.Store(now)
+			}
 		}
-		return nil, nil
+		if slices.Contains(hello.SupportedProtos, "h2") && !slices.Contains(hello.SupportedProtos, "http/1.1") {
+			return now.grpc, nil
+		}
+		return now.http, nil
 	}
-	s.config = c
 	return s
+}
+
+// protocols are two forms of one configuration.
+type protocols struct{ of, http, grpc *tls.Config }
+
+func newProtocols(c *tls.Config) *protocols {
+	p := &protocols{c, c.Clone(), c.Clone()}
+	p.http.NextProtos, p.grpc.NextProtos = []string{"http/1.1"}, []string{"h2"}
+	return p
 }
 
 // ServerHandshake implements credentials.TransportCredentials.

@@ -113,7 +113,9 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 
 // serveProxies adds the port for proxies.
 func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o *tally) error {
-	cert, err := certs.For("dpServer.tlsCertFile", c.DPServer.TLSCertFile, c.DPServer.TLSKeyFile)
+	t, err := cp.TLS(controlplane.Port{
+		Name: "dpServer", CertKey: "dpServer.tlsCertFile", CertFile: c.DPServer.TLSCertFile, KeyFile: c.DPServer.TLSKeyFile,
+	}, certs)
 	if err != nil {
 		return err
 	}
@@ -127,17 +129,15 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o *
 	if err != nil {
 		return err
 	}
-	cp.Expires("dpServer", cert)
 	cp.measure(o, server.Plans)
 	cp.Set.Task("dns", resolver.Run)
-	leaf := cert.Certificate.Leaf
 	options := bootstrap.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name,
-		Authenticator: who, Leaver: server, Logger: cp.Logger, CA: cert.CA,
+		Authenticator: who, Leaver: server, Logger: cp.Logger, CA: func() []byte { return t.Certificate().CA },
 		RequireToken: c.DPServer.Auth.Type != config.None, NodeMetadata: int(c.Limits.NodeMetadataBytes), Body: int64(c.Limits.BodyBytes),
-		ServerNames: func(host string) bool { return leaf.VerifyHostname(host) == nil },
+		ServerNames: func(host string) bool { return t.Certificate().Certificate.Leaf.VerifyHostname(host) == nil },
 	}
-	rpc, err := cp.SharedPort("dpServer", "dpServer.port", c.DPServer.Interface, c.DPServer.Port, cert.TLS(nil), bootstrap.Handler(options),
+	rpc, err := cp.SharedPort("dpServer", "dpServer.port", c.DPServer.Interface, c.DPServer.Port, t.Config(), bootstrap.Handler(options),
 		grpc.ReadBufferSize(readBuffer), grpc.WriteBufferSize(writeBuffer),
 		// A window of a fixed size: else every ACK of every proxy is answered by a ping that measures the connection.
 		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
@@ -161,8 +161,9 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o *
 
 // follow joins the global control plane.
 func (cp *CP) follow(c config.ZoneMultizoneZone, recorder *insight.Recorder) error {
-	t, err := clientTLS(c.KDS)
-	if err != nil {
+	// Read anew at each connect; what is wrong at the start ends it.
+	connection := func() (*tls.Config, error) { return clientTLS(c.KDS) }
+	if _, err := connection(); err != nil {
 		return err
 	}
 	traffic := &kds.Traffic{}
@@ -170,7 +171,7 @@ func (cp *CP) follow(c config.ZoneMultizoneZone, recorder *insight.Recorder) err
 	v := version.Get()
 	client, err := kds.NewClient(kds.ClientOptions{
 		Traffic: traffic,
-		Store:   cp.Store, Table: cp.Table, Zone: c.Name, Address: c.GlobalAddress, TLS: t, Token: zoneToken(c.KDS.TokenFile),
+		Store:   cp.Store, Table: cp.Table, Zone: c.Name, Address: c.GlobalAddress, TLS: connection, Token: zoneToken(c.KDS.TokenFile),
 		Accept: func(k resource.Key, origin resource.Origin, spec []byte) error {
 			return cp.ObjectLimits().Accept(cp.Table, k, origin, spec)
 		},

@@ -35,8 +35,8 @@ type Options struct {
 	Authenticator xds.Authenticator
 	Leaver        Leaver
 	Logger        *slog.Logger
-	// CA is what the proxies verify the control plane by where their request brings no caCert: PEM.
-	CA []byte
+	// CA gives what the proxies verify the control plane by where their request brings no caCert: PEM.
+	CA func() []byte
 	// RequireToken refuses a bootstrap without a token (dpServer.auth.type is not none).
 	RequireToken bool
 	// ServerNames says whether the server's certificate holds for a host name or IP; nil: for any.
@@ -236,7 +236,7 @@ func (h *handler) make(ctx context.Context, req *Request, host string, port uint
 			return nil, err
 		}
 	}
-	ca := h.o.CA
+	ca := h.o.CA()
 	if req.CACert != "" {
 		ca = []byte(req.CACert)
 	}

@@ -101,7 +101,7 @@ func newHandler(t testing.TB, change func(*Options)) (http.Handler, *fake) {
 	f := &fake{}
 	o := Options{
 		Store: s, Table: resource.NewTable(), Zone: "zone-1", Authenticator: f, Leaver: f, Logger: slog.New(slog.DiscardHandler),
-		CA: []byte("the control plane's CA"), RequireToken: true,
+		CA: func() []byte { return []byte("the control plane's CA") }, RequireToken: true,
 		ServerNames: func(host string) bool { return host == "cp.example" || host == "127.0.0.1" },
 	}
 	if change != nil {
