@@ -39,6 +39,8 @@ func newConfidential(t *testing.T, mode api.Mode) *confidential {
 		Policy: auth.AdminPolicy{AllowFromLocalhost: true, AllowRemoteWrites: true},
 		Logger: slog.New(slog.NewTextHandler(&c.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}})
+	c.mesh("m1")
+	c.mesh("m2")
 	cert, key := providedFiles(t).read(t)
 	b64 := base64.StdEncoding.EncodeToString
 	c.forms = append(c.forms, strings.Split(string(key), "\n")[1], b64(key)[:60], b64(key)[60:120])
@@ -58,7 +60,9 @@ func newConfidential(t *testing.T, mode api.Mode) *confidential {
 func (c *confidential) write() {
 	c.t.Helper()
 	for path, body := range c.bodies {
-		c.must(c.put(path, body), 201)
+		if a := c.put(path, body); a.status/100 != 2 {
+			c.t.Fatalf("%s: %d %s", path, a.status, a.body)
+		}
 	}
 }
 

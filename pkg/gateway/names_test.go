@@ -28,6 +28,7 @@ func (p *plane) fieldsOf(a answer) []string {
 // batch.
 func TestNames(t *testing.T) {
 	p := start(t, setup{api: api.Options{Mode: api.Standalone, Zone: "zone-1"}})
+	p.mesh("m-1_x")
 	long := strings.Repeat("x", resource.MaxNameLength)
 	for _, tc := range []struct {
 		name, kind, mesh, object, body string
