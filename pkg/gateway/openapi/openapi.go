@@ -166,9 +166,12 @@ func (d *document) generic(r Rule, method string) {
 			} else if ofMesh {
 				where = " of all meshes"
 			}
-			op = operation(fmt.Sprintf("Lists the %s%s.", k.Plural, where), append(params, reference("size"), reference("offset"), reference("minRevision")), answers(list(ref), 400, 503))
+			op = operation(fmt.Sprintf("Lists the %s%s.", k.Plural, where), append(params, reference("size"), reference("offset"), reference("watch"), reference("after"), reference("lastEventID"), reference("minRevision")), watched(answers(list(ref), 400, 503)))
 		case "Get":
-			op = operation(fmt.Sprintf("Returns one %s. %s", k.Kind, k.Doc), append(params, reference("status"), reference("minRevision")), answers(ref, 400, 404, 503))
+			op = operation(fmt.Sprintf("Returns one %s. %s", k.Kind, k.Doc), append(params, reference("status"), reference("watch"), reference("after"), reference("lastEventID"), reference("minRevision")), watched(answers(ref, 400, 404, 503)))
+			if k.Kind == resource.KindMesh {
+				op["description"] = "Watched, it is the mesh with all that belongs to it."
+			}
 		case "Put":
 			op = operation(fmt.Sprintf("Creates or replaces one %s.", k.Kind), append(params, conditions()...), conditional(written("201", "200")))
 			op["responses"].(object)["200"].(object)["content"] = object{"application/json": object{"schema": ref}}
@@ -219,6 +222,16 @@ func (d *document) batch(r Rule) {
 	}}
 	op["tags"] = []string{"Batch"}
 	d.add(r.Method, r.Path, op)
+}
+
+// watched adds the answer to a watch.
+func watched(responses object) object {
+	responses["200"].(object)["content"].(object)["text/event-stream"] = object{"schema": object{
+		"type": "string", "description": "With watch=true: events put, delete, synced and reset, each with its JSON as data and an id to go on after.",
+	}}
+	responses["406"] = text("The client does not accept what there is.")
+	responses["429"] = json("Too many watches are open.", schema("Error"))
+	return responses
 }
 
 // conditions are the parameters of every write of one resource.
@@ -272,7 +285,7 @@ func (d *document) typed(r Rule) error {
 		}, "use")
 		op["responses"].(object)["200"] = json("The key's secret and its id.", message(&apiv1.GenerateSigningKeyResponse{}))
 	case "GetInfo":
-		op = operation("Names the control plane.", nil, answers(message(&apiv1.GetInfoResponse{})))
+		op = operation("Names the control plane; watched, it stands for all resources.", []any{reference("watch"), reference("after"), reference("lastEventID")}, watched(answers(message(&apiv1.GetInfoResponse{}))))
 	case "GetConfig":
 		op = operation("Returns the control plane's configuration, without secrets.", nil, answers(object{"type": "object"}))
 	case "GetVersions":
@@ -383,6 +396,11 @@ func parameters() object {
 		"offset": query("offset", "Taken from the next of a page, or the index of an item.", object{"type": "string"}),
 		"tag":    query("tag", "KEY:VALUE, several times; one inbound or the gateway must carry them all. The value * matches any.", object{"type": "array", "items": object{"type": "string"}}),
 		"status": query("status", "With the key status: the revision of the resource, whether it is live, and what control planes and proxies refuse of it (the schema ResourceStatus).", boolean),
+		"watch":  query("watch", "Stream the present state and then what changes, as server-sent events. It takes no other parameter than after.", boolean),
+		"after":  query("after", "The id of the last event of a watch that was taken: it goes on there.", object{"type": "string"}),
+		"lastEventID": object{
+			"name": "Last-Event-ID", "in": "header", "schema": object{"type": "string"}, "description": "As after, and before it.",
+		},
 		"dryRun": query("dryRun", "Decide everything, and store nothing; the answer to a PUT is the resource as it would be stored.", boolean),
 		"ifMatch": object{
 			"name": "If-Match", "in": "header", "schema": object{"type": "string"},
