@@ -30,6 +30,8 @@ const (
 const (
 	minRSABits = 2048
 	maxRSABits = 8192
+	// maxBuiltin bounds the keys that one write makes; a long one takes seconds.
+	maxBuiltin = 32
 	// minDPCert keeps proxies from doing nothing but taking new certificates.
 	minDPCert = time.Second
 )
@@ -85,6 +87,7 @@ func (n *backendNames) chosen(v *Violations, path, name string) {
 
 func checkMtls(v *Violations, mesh string, m *meshv1.Mesh_Mtls) {
 	names := backendNames{mayBare: true}
+	builtin := 0
 	for i, b := range m.GetBackends() {
 		path := indexPath("mtls.backends", i)
 		names.add(v, path, b.GetName())
@@ -94,6 +97,7 @@ func checkMtls(v *Violations, mesh string, m *meshv1.Mesh_Mtls) {
 		conf := confOf(v, path+".config", b.GetConf())
 		switch b.GetType() {
 		case backendBuiltin:
+			builtin++
 			checkBuiltin(conf.object("caCert"))
 		case backendProvided:
 			checkProvided(conf)
@@ -109,6 +113,9 @@ func checkMtls(v *Violations, mesh string, m *meshv1.Mesh_Mtls) {
 				v.Add("mtls.dpcert.rotation.expiration", "has to be at least "+minDPCert.String())
 			}
 		}
+	}
+	if builtin > maxBuiltin {
+		v.Add("mtls.backends", fmt.Sprintf("must not have more than %d of type %s", maxBuiltin, backendBuiltin))
 	}
 	names.chosen(v, "mtls.enabledBackend", m.GetEnabledBackend())
 }

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -29,6 +30,7 @@ func TestRulesTake(t *testing.T) {
 		{"each unit of a lifetime", KindMesh, `{mtls: {backends: [{name: a, type: builtin, dpCert: {rotation: {expiration: 1y}}}, {name: b, type: builtin, dpCert: {rotation: {expiration: 1w}}}, {name: c, type: builtin, dpCert: {rotation: {expiration: 1000ms}}}]}}`},
 		{"a backend without a name", KindMesh, `{mtls: {backends: [{type: builtin}]}, metrics: {backends: [{type: prometheus}]}}`},
 		{"backends that are not enabled", KindMesh, `{mtls: {backends: [{name: a, type: provided, conf: {cert: {secret: a}, key: {secret: b}}}]}, tracing: {backends: [{name: a, type: zipkin, conf: {url: "http://a:9411/api"}}]}}`},
+		{"many keys to make", KindMesh, `{mtls: {backends: [` + builtins(maxBuiltin) + `]}}`},
 		{"RSAbits as a text", KindMesh, `{mtls: {backends: [{name: a, type: builtin, conf: {caCert: {RSAbits: "2048"}}}]}}`},
 		{"any share of traces", KindMesh, `{tracing: {backends: [{name: a, type: zipkin, sampling: 0, conf: {url: "http://a:1"}}, {name: b, type: zipkin, sampling: 100, conf: {url: "https://[::1]:1/x", apiVersion: ""}}]}}`},
 		{"log formats", KindMesh, `{logging: {backends: [{name: a, type: file, format: "%START_TIME% %KUMA_MESH%", conf: {path: /a}}, {name: b, type: tcp, conf: {address: "[::1]:5000"}}]}}`},
@@ -72,6 +74,15 @@ func TestRulesTake(t *testing.T) {
 	}
 }
 
+// builtins are so many backends.
+func builtins(n int) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("{name: b%d, type: builtin}", i)
+	}
+	return strings.Join(all, ", ")
+}
+
 // TestRulesRefuse has the rules that the tables beside each kind leave out, and those that several parts of one object
 // break, in their order.
 func TestRulesRefuse(t *testing.T) {
@@ -87,6 +98,8 @@ mtls.dpcert.rotation.expiration: has to be a number and one of y, w, d, h, m, s,
 		{"a backend whose secrets can have no name", KindMesh, `{mtls: {backends: [{name: "A b", type: builtin}, {name: "A b c", type: provided, conf: {cert: {file: /a}, key: {secret: k}}}]}}`, `
 mtls.backends[0].name: its CA lies in secrets named after it: valid are digits, lower-case letters, "-", "_" and ".", for a name of at most 298 characters
 mtls.backends[1].name: its CA lies in secrets named after it: valid are digits, lower-case letters, "-", "_" and ".", for a name of at most 298 characters`},
+		{"too many keys to make", KindMesh, `{mtls: {backends: [` + builtins(maxBuiltin+1) + `]}}`, `
+mtls.backends: must not have more than 32 of type builtin`},
 		{"all parts of a mesh", KindMesh, `{metrics: {backends: [{name: a, type: x}]}, logging: {defaultBackend: a}, tracing: {backends: [{name: a}]}, mtls: {enabledBackend: a}}`, `
 mtls.enabledBackend: has to be set to one of the backends in the mesh
 tracing.backends[0].type: has to be zipkin
