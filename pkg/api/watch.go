@@ -262,7 +262,7 @@ func (w *watcher) wait(ctx context.Context) (quiet bool, err error) {
 	err = <-moved
 	cancel()
 	for range awaited - 1 {
-		<-moved
+		_ = <-moved // it was cancelled
 	}
 	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		return true, nil

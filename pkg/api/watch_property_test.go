@@ -133,8 +133,14 @@ func TestFollowersEndEqual(t *testing.T) {
 	}
 	order := slices.Sorted(maps.Keys(kinds))
 	requests := []*apiv1.WatchRequest{
-		{}, {Scope: "m0"}, {Plural: "timeouts"}, {Plural: "timeouts", Scope: "m1"}, {Plural: "dataplane-insights", Scope: "m0"},
-		{Plural: "retries", Scope: "m0", Name: "n1"}, {Plural: "zone-insights"}, {Plural: "meshes", Name: "m1"},
+		{},
+		{Scope: "m0"},
+		{Plural: "timeouts"},
+		{Plural: "timeouts", Scope: "m1"},
+		{Plural: "dataplane-insights", Scope: "m0"},
+		{Plural: "retries", Scope: "m0", Name: "n1"},
+		{Plural: "zone-insights"},
+		{Plural: "meshes", Name: "m1"},
 	}
 	resets, resumed, swept := 0, 0, 0
 	for seed := range uint64(150) {

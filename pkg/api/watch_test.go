@@ -84,7 +84,8 @@ func TestPlacesOfOtherHistories(t *testing.T) {
 func FuzzPlace(f *testing.F) {
 	e := epochs{{{markOf("a"), store.Epoch{ID: "a", First: 1}}}, {{markOf("b"), store.Epoch{ID: "b", First: 1}}}}
 	for _, p := range []place{
-		{}, {of: markOf("x"), logs: [logs]position{{done: 7}, {done: math.MaxUint64}}},
+		{},
+		{of: markOf("x"), logs: [logs]position{{done: 7}, {done: math.MaxUint64}}},
 		{sweeping: true, fresh: true, logs: [logs]position{{until: 9}, {until: 9}}, swept: resource.Key{Kind: "Timeout", Scope: "default", Name: "t"}},
 	} {
 		for _, used := range [][logs]bool{{true, true}, {true, false}, {false, true}} {

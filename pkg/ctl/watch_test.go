@@ -63,7 +63,8 @@ func TestWatch(t *testing.T) {
 			[]string{"/meshes/default/timeouts?watch=true", "/meshes/default/timeouts?after=x&watch=true", "/meshes/default/timeouts?after=3&watch=true"},
 		},
 		{
-			resource.KindTimeout, "a", "json", []string{"ok " + deleteA, "unauthorized no"},
+			resource.KindTimeout, "a", "json",
+			[]string{"ok " + deleteA, "unauthorized no"},
 			"{\n \"event\": \"delete\",\n \"data\": {\n  \"type\": \"Timeout\",\n  \"mesh\": \"default\",\n  \"name\": \"a\",\n  \"revision\": \"7\"\n }\n}\n",
 			[]string{"/meshes/default/timeouts/a?watch=true", "/meshes/default/timeouts/a?after=3&watch=true"},
 		},
@@ -71,7 +72,8 @@ func TestWatch(t *testing.T) {
 		{
 			resource.KindMesh, "m", "table",
 			[]string{"ok " + strings.ReplaceAll(zoneB, "Zone", "Mesh") + strings.ReplaceAll(strings.ReplaceAll(zoneB, "Zone", "Mesh"), `"b"`, `"m"`) + synced, "unauthorized no"},
-			"put    Mesh m\nsynced revision 6\n", []string{"/meshes?watch=true", "/meshes?after=2&watch=true"},
+			"put    Mesh m\nsynced revision 6\n",
+			[]string{"/meshes?watch=true", "/meshes?after=2&watch=true"},
 		},
 		{resource.KindZone, "", "table", []string{"unavailable no"}, "", []string{"/zones?watch=true"}},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -343,7 +344,7 @@ func TestWatchesEnd(t *testing.T) {
 			if e := s.must(); e.event != "" {
 				t.Errorf("%+v", e)
 			}
-			if _, err := s.next(); err != io.EOF {
+			if _, err := s.next(); !errors.Is(err, io.EOF) {
 				t.Errorf("it ends with %v", err)
 			}
 		}
