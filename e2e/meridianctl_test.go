@@ -88,8 +88,11 @@ func TestManual(t *testing.T) {
 		c := exec.CommandContext(within(t, 20*time.Second), "sh", "-ec", line)
 		c.Dir, c.Env, c.Stdin = dir, env, strings.NewReader(stdin)
 		out, err := c.CombinedOutput()
-		if (err != nil) != fails {
-			return fmt.Errorf("%s: %v\n%s", line, err, out)
+		switch {
+		case fails && err == nil:
+			return fmt.Errorf("%s: does not fail\n%s", line, out)
+		case !fails && err != nil:
+			return fmt.Errorf("%s: %w\n%s", line, err, out)
 		}
 		return nil
 	}

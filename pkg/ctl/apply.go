@@ -263,7 +263,7 @@ func (a *application) apply(ctx context.Context, docs []document) error {
 	if len(docs) == 1 {
 		return a.put(ctx, docs[0])
 	}
-	batches, err := batchesOf(docs)
+	batches, err := batchesOf(docs, maxItems, maxBytes)
 	if err != nil {
 		return err
 	}
@@ -332,7 +332,7 @@ type batch struct {
 
 // batchesOf packs documents into as few batches as they fit in. What comes again in a file goes into the next one:
 // an export has a mesh again once the secrets of its backends are there. In two files it has no order.
-func batchesOf(docs []document) ([]batch, error) {
+func batchesOf(docs []document, items, size int) ([]batch, error) {
 	in := map[resource.Key]string{}
 	for _, d := range docs {
 		if file, ok := in[d.key()]; ok && file != d.file {
@@ -353,7 +353,7 @@ func batchesOf(docs []document) ([]batch, error) {
 		var body bytes.Buffer
 		body.WriteString(before)
 		to, has := from, map[resource.Key]bool{}
-		for ; to < len(docs) && to-from < maxItems && (to == from || body.Len()+len(bodies[to]) < maxBytes) && !has[docs[to].key()]; to++ {
+		for ; to < len(docs) && to-from < items && (to == from || body.Len()+len(bodies[to]) < size) && !has[docs[to].key()]; to++ {
 			has[docs[to].key()] = true
 			if to > from {
 				body.WriteString(between)

@@ -44,7 +44,7 @@ func FuzzBatches(f *testing.F) {
 		if len(docs) == 0 {
 			return
 		}
-		batches, err := batchesOf(docs)
+		batches, err := batchesOf(docs, maxItems, maxBytes)
 		if err != nil {
 			return
 		}
@@ -83,21 +83,18 @@ func FuzzBatches(f *testing.F) {
 }
 
 func TestBatchesAreBounded(t *testing.T) {
-	var text strings.Builder
-	const n = maxItems + 5
-	for i := range n {
-		fmt.Fprintf(&text, "{\"type\":\"Zone\",\"name\":\"z-%d\"}\n", i)
-	}
-	large := fmt.Sprintf(`{"type":"GlobalSecret","name":"%%d","data":%q}`, strings.Repeat("x", maxBytes/2))
+	const many = `{"type":"Zone","name":"a"}{"type":"Zone","name":"b"}{"type":"Zone","name":"c"}{"type":"Zone","name":"d"}{"type":"Zone","name":"e"}`
 	for name, tt := range map[string]struct {
-		text string
-		want []int
+		text        string
+		items, size int
+		want        []int
 	}{
-		"many":  {text.String(), []int{maxItems, 5}},
-		"large": {fmt.Sprintf(large, 1) + fmt.Sprintf(large, 2) + fmt.Sprintf(large, 3), []int{1, 1, 1}},
-		"again": {`{"type":"Zone","name":"a"}{"type":"Zone","name":"b"}{"type":"Zone","name":"a"}{"type":"Zone","name":"c"}`, []int{2, 2}},
+		"many":      {many, 2, 1000, []int{2, 2, 1}},
+		"large":     {many, 10, 80, []int{2, 2, 1}},
+		"too large": {many, 10, 1, []int{1, 1, 1, 1, 1}}, // which the control plane says
+		"again":     {`{"type":"Zone","name":"a"}{"type":"Zone","name":"b"}{"type":"Zone","name":"a"}{"type":"Zone","name":"c"}`, 10, 1000, []int{2, 2}},
 	} {
-		batches, err := batchesOf(resolved([]byte(tt.text)))
+		batches, err := batchesOf(resolved([]byte(tt.text)), tt.items, tt.size)
 		if err != nil {
 			t.Fatal(err)
 		}

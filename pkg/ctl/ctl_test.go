@@ -53,6 +53,7 @@ func TestScripts(t *testing.T) {
 			srv := httptest.NewServer(&server{dir: env.WorkDir, secure: secure.URL})
 			env.Defer(srv.Close)
 			env.Setenv("ADDRESS", srv.URL)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command takes a second to end
 			env.Setenv("SECURE", secure.URL)
 			return nil
 		},
