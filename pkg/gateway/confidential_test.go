@@ -247,3 +247,36 @@ func TestKeysOfTheGlobalAreHiddenInZones(t *testing.T) {
 		z.as = nil
 	}
 }
+
+// TestKeysAreHiddenFromWatches: in what is there, and in what comes.
+func TestKeysAreHiddenFromWatches(t *testing.T) {
+	c := newConfidential(t, api.Global)
+	for _, as := range []*auth.Caller{nil, stranger()} {
+		c.as = nil
+		c.write()
+		c.as = as
+		for _, path := range []string{"/?watch=true", "/meshes?watch=true", "/external-services?watch=true"} {
+			stream, stop := c.open(path)
+			all := stream.toSynced()
+			c.as = nil
+			c.write()
+			c.as = as
+			for !strings.HasPrefix(all[len(all)-1].event, "put") {
+				all = append(all, stream.must())
+			}
+			stop()
+			shown, hidden := 0, 0
+			for _, e := range all {
+				if c.shows(e.data) {
+					shown++
+				}
+				if strings.Contains(e.data, `"*****"`) {
+					hidden++
+				}
+			}
+			if admin := as == nil; (shown >= 3) != admin || (hidden >= 3) == admin || shown > 0 && !admin {
+				t.Errorf("%s for %v: %d shown, %d hidden", path, as, shown, hidden)
+			}
+		}
+	}
+}
