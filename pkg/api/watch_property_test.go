@@ -143,7 +143,7 @@ func TestFollowersEndEqual(t *testing.T) {
 		{Plural: "meshes", Name: "m1"},
 	}
 	resets, resumed, swept := 0, 0, 0
-	for seed := range uint64(150) {
+	for seed := range uint64(80) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		mem := memory.New(memory.Options{Retention: store.Retention{Count: 1 + r.IntN(40)}})
 		s := service(t, Options{Policy: auth.AdminPolicy{AllowFromLocalhost: true}})
