@@ -151,6 +151,7 @@ func TestManual(t *testing.T) {
 // of its own, named as it is.
 func TestMeridianctl(t *testing.T) {
 	zone, global := inProcess{}.zone(t, zoneOptions{}), inProcess{}.global(t)
+	inProcess{}.proxy(t, zone, proxyOptions{dataplane: backend(t, "default", "v1"), token: dataplaneToken(t, zone, "")})
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/meridianctl",
 		Setup: func(env *testscript.Env) error {
