@@ -101,8 +101,12 @@ func writeFile(t *testing.T, name, content string) {
 // zoneDP starts zone-dp with an Envoy.
 func zoneDP(t *testing.T, zone controlPlane, o proxyOptions) *harness.Process {
 	t.Helper()
+	address := zone.addr("dpServer")
+	if o.catalog {
+		address = "http://" + zone.addr("http")
+	}
 	p, err := suite.programs.Proxy(t.TempDir(), harness.ProxyOptions{
-		Name: o.name, Mesh: "default", Dataplane: o.dataplane, Address: zone.addr("dpServer"), CAFile: zone.caFile(),
+		Name: o.name, Mesh: "default", Dataplane: o.dataplane, Address: address, CAFile: zone.caFile(),
 		Token: o.token, Envoy: envoy(t), Drain: 100 * time.Millisecond,
 	})
 	must(t, p, err)

@@ -54,6 +54,8 @@ type proxyOptions struct {
 	// dataplane as YAML, given inline; or, if empty, name of one that was registered.
 	dataplane, name string
 	token           string
+	// catalog has it find the port for proxies by the API.
+	catalog bool
 }
 
 // proxy is an Envoy, or what behaves like one.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -170,7 +171,7 @@ func (c *ControlPlane) CAFile() string { return filepath.Join(c.Dir, "ca.crt") }
 type ProxyOptions struct {
 	// Name and Mesh, for a dataplane that was registered; or Dataplane, its JSON or YAML.
 	Name, Mesh, Dataplane string
-	// Zone's dpServer, host:port, and its certificate authority.
+	// Zone's dpServer, host:port, or its API, http://host:port; and its certificate authority.
 	Address, CAFile string
 	Token           string
 	Envoy           string
@@ -184,7 +185,10 @@ func (p Programs) Proxy(dir string, o ProxyOptions) (*Process, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	args := []string{"run", "--cp-address", "https://" + o.Address, "--binary-path", o.Envoy, "--config-dir", dir}
+	if !strings.Contains(o.Address, "://") {
+		o.Address = "https://" + o.Address
+	}
+	args := []string{"run", "--cp-address", o.Address, "--binary-path", o.Envoy, "--config-dir", dir}
 	if o.CAFile != "" {
 		args = append(args, "--ca-cert-file", o.CAFile)
 	}

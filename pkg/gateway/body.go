@@ -47,7 +47,7 @@ func (marshaler) Marshal(v any) ([]byte, error) {
 	case *apiv1.DeleteResponse, *apiv1.DeleteProvidedCertificateResponse:
 		return nil, nil
 	case *apiv1.AddProvidedCertificateResponse:
-		b, err := indented(v.GetCertificate(), "")
+		b, err := indented(v.GetCertificate())
 		return line(b), err
 	case *apiv1.ListProvidedCertificatesResponse:
 		return rows(v.GetCertificates())
@@ -62,7 +62,7 @@ func (marshaler) Marshal(v any) ([]byte, error) {
 		items := make([][]byte, len(v.GetItems()))
 		for i, m := range v.GetItems() {
 			var err error
-			if items[i], err = indented(m, ""); err != nil {
+			if items[i], err = indented(m); err != nil {
 				return nil, err
 			}
 		}
@@ -72,7 +72,7 @@ func (marshaler) Marshal(v any) ([]byte, error) {
 	case *apiv1.ListZoneStatusResponse:
 		return rows(v.GetZones())
 	case proto.Message:
-		b, err := indented(v, "")
+		b, err := indented(v)
 		return line(b), err
 	}
 	return nil, fmt.Errorf("no JSON for a %T", v)
@@ -83,7 +83,7 @@ func rows[M proto.Message](list []M) ([]byte, error) {
 	out := make([][]byte, len(list))
 	for i, m := range list {
 		var err error
-		if out[i], err = indented(m, ""); err != nil {
+		if out[i], err = indented(m); err != nil {
 			return nil, err
 		}
 	}
@@ -196,13 +196,13 @@ func array(out []byte, items [][]byte, indent string) []byte {
 }
 
 // indented is a message's JSON with every field in it; protojson itself promises no stable spaces.
-func indented(m proto.Message, prefix string) ([]byte, error) {
+func indented(m proto.Message) ([]byte, error) {
 	b, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
-	if err := json.Indent(&out, b, prefix, " "); err != nil {
+	if err := json.Indent(&out, b, "", " "); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil
@@ -241,7 +241,7 @@ func sentence(w http.ResponseWriter, code int, s string) {
 	w.Header().Set("Content-Type", "text/plain")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_, _ = io.WriteString(w, s) //nolint:gosec // it is plain text, and a browser is told not to take it for more
+	_, _ = io.WriteString(w, s)
 }
 
 type errorBody struct {
