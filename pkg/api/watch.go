@@ -244,30 +244,52 @@ func (w *watcher) run(ctx context.Context, stream grpc.ServerStreamingServer[api
 	}
 }
 
-// wait for the logs to move, or for something to be due: quiet.
+// wait for something to happen that is watched, or for something to be due: quiet.
 func (w *watcher) wait(ctx context.Context) (quiet bool, err error) {
 	waiting, cancel := context.WithDeadline(ctx, w.due)
 	defer cancel()
-	moved := make(chan error, logs)
-	awaited := 0
-	for l, log := range [logs]store.Log{resource.ConfigLog: w.service.Store.Config(), resource.StatusLog: w.service.Store.Status()} {
-		if w.logs[l] {
-			awaited++
-			go func() {
-				_, err := log.Await(waiting, w.at.logs[l].done+1)
-				moved <- err
-			}()
+	if w.logs[resource.ConfigLog] && w.logs[resource.StatusLog] {
+		moved := make(chan error, logs)
+		for l := range w.logs {
+			go func() { moved <- w.await(waiting, l) }()
 		}
-	}
-	err = <-moved
-	cancel()
-	for range awaited - 1 {
+		err = <-moved
+		cancel()
 		_ = <-moved // it was cancelled
+	} else if w.logs[resource.ConfigLog] {
+		err = w.await(waiting, int(resource.ConfigLog))
+	} else {
+		err = w.await(waiting, int(resource.StatusLog))
 	}
 	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		return true, nil
 	}
 	return false, err
+}
+
+// await waits for something to happen in one log that is watched, and passes over what is not: with many watches that
+// is what most of them do.
+func (w *watcher) await(ctx context.Context, l int) error {
+	log, at := w.service.Store.Config(), &w.at.logs[l]
+	if l == int(resource.StatusLog) {
+		log = w.service.Store.Status()
+	}
+	for {
+		v, err := log.Await(ctx, at.done+1)
+		if err != nil {
+			return err
+		}
+		h := v.History()
+		if at.done < h.Compacted() {
+			return nil
+		}
+		for c := range h.Changes(at.done) {
+			if w.find(c.Key) != nil {
+				return nil
+			}
+		}
+		at.done = v.Revision()
+	}
 }
 
 // next makes a message of the newest state. idle: there is nothing more to be said of it.

@@ -12,6 +12,10 @@ import (
 // Changes implements store.History.
 func (h history) Changes(r resource.Revision) iter.Seq[store.Change] {
 	return func(yield func(store.Change) bool) {
+		if last, ok := h.tombsTime.Max(); !ok || last.Revision <= r { // as a rule, and cheaper
+			ordered(h.changed, &resource.Object{Revision: r + 1})(func(o *resource.Object) bool { return yield(changeOf(o)) })
+			return
+		}
 		merge(ordered(h.changed, &resource.Object{Revision: r + 1}), ordered(h.tombsTime, &Tomb{Revision: r + 1}), byRevision, yield)
 	}
 }
