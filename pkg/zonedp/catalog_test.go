@@ -3,11 +3,13 @@ package zonedp
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // newAPI is a control plane's API, whose catalog has the given answers, one after the other and then the last.
@@ -58,6 +60,23 @@ func TestCatalog(t *testing.T) {
 // What the catalog leads to must be the control plane that is trusted.
 func TestCatalogLeadsElsewhere(t *testing.T) {
 	cp := newCP(t)
+	// ask asks for a bootstrap, without an Envoy for it.
+	ask := func(address, ca string, patience time.Duration) error {
+		t.Helper()
+		o := defaults()
+		o.CPAddress, o.CACert, o.RetryMaxDuration = address, ca, patience
+		s, err := o.check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newClient(&s)
+		defer c.close()
+		_, err = c.fetch(t.Context(), &s, 0, envoyVersion{}, slog.New(slog.DiscardHandler))
+		if err := c.goodbye(t.Context(), &s); err != nil && c.base == nil {
+			t.Errorf("a goodbye to nobody: %v", err)
+		}
+		return err
+	}
 	for answer, want := range map[string]string{
 		catalogOf(""):                      "is no zone control plane",
 		"{}":                               "is no zone control plane",
@@ -67,17 +86,13 @@ func TestCatalogLeadsElsewhere(t *testing.T) {
 		"status 404":                       "has no /catalog",
 		"status 403":                       "403",
 	} {
-		o := cp.options(t, "serve")
 		api, asked := newAPI(t, answer)
-		o.CPAddress = api.URL
-		if err := newProxy(t, o).Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) || asked.Load() != 1 {
+		if err := ask(api.URL, cp.ca(), time.Minute); err == nil || !strings.Contains(err.Error(), want) || asked.Load() != 1 {
 			t.Errorf("%s: %v after %d questions", answer, err, asked.Load())
 		}
 	}
-	o := cp.options(t, "serve")
 	api, _ := newAPI(t, catalogOf(cp.URL))
-	o.CPAddress, o.CACert, o.RetryMaxDuration = api.URL, makeCA(t), 0
-	if err := newProxy(t, o).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if err := ask(api.URL, makeCA(t), 0); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("another CA: %v", err)
 	}
 	if len(cp.requests) > 0 {
