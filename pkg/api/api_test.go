@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/store"
 	"github.com/meridian-mesh/meridian/pkg/store/memory"
 	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
 )
@@ -118,6 +120,41 @@ func TestRecover(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A page that goes on after a key, of this range or not, has what is behind it, and does not go through all there is.
+func TestPageGoesOn(t *testing.T) {
+	s := service(t, Options{})
+	var b store.Batch
+	for _, kind := range []resource.Kind{resource.KindRetry, resource.KindTimeout, resource.KindTrafficRoute} {
+		for _, mesh := range []string{"a", "b", "c"} {
+			for _, name := range []string{"x", "y", "z"} {
+				b.Puts = append(b.Puts, store.Put{Key: resource.Key{Kind: kind, Scope: mesh, Name: name}})
+			}
+		}
+	}
+	gone := resource.Key{Kind: resource.KindTimeout, Scope: "b", Name: "gone"}
+	for _, batch := range []store.Batch{b, {Puts: []store.Put{{Key: gone}}}, {Deletes: []resource.Key{gone}}} {
+		if _, err := s.Store.Config().Apply(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := s.Store.Config().View()
+	for _, within := range []store.Range{store.OfKind(resource.KindTimeout), store.InScope(resource.KindTimeout, "b")} {
+		all := slices.Collect(v.Scan(within))
+		for _, after := range append(b.Puts, store.Put{Key: gone}) {
+			want := slices.DeleteFunc(slices.Clone(all), func(o *resource.Object) bool { return o.Key.Compare(after.Key) <= 0 })
+			got := slices.Collect(window{after: &after.Key}.rest(unscanned{v}, within))
+			if !slices.Equal(got, want) {
+				t.Errorf("%+v after %s: %d objects, want %d", within, after.Key, len(got), len(want))
+			}
+		}
+	}
+}
+
+// unscanned is a view that nobody may go through from its beginning.
+type unscanned struct{ store.View }
+
+func (unscanned) Scan(store.Range) iter.Seq[*resource.Object] { panic("all is gone through") }
 
 func FuzzWindow(f *testing.F) {
 	for _, s := range []string{"", "0", "7", "-1", "10000", "10001", "k", "kAAA", formatOffset(resource.Key{Kind: "Timeout", Scope: "default", Name: "t"})} {

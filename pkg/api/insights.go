@@ -67,7 +67,7 @@ func (s *Service) ListMeshInsights(ctx context.Context, req *apiv1.ListMeshInsig
 	}
 	defer done()
 	meshes := store.OfKind(resource.KindMesh)
-	p, err := paginate(w, config.Scan(meshes), config.Count(meshes), func(o *resource.Object) ([]byte, int, error) {
+	p, err := paginate(w, w.rest(config, meshes), config.Count(meshes), func(o *resource.Object) ([]byte, int, error) {
 		b, err := s.meshInsight(ctx, o)
 		return b, len(b), err
 	})

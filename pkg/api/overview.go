@@ -262,7 +262,7 @@ func (s *Service) ListZoneOverviews(ctx context.Context, req *apiv1.ListZoneOver
 		return nil, err
 	}
 	zones := store.OfKind(resource.KindZone)
-	p, err := paginate(w, x.config.Scan(zones), x.config.Count(zones), func(o *resource.Object) ([]byte, int, error) {
+	p, err := paginate(w, w.rest(x.config, zones), x.config.Count(zones), func(o *resource.Object) ([]byte, int, error) {
 		b, err := x.zone(o, false)
 		return b, len(b), err
 	})
@@ -309,10 +309,10 @@ func (s *Service) ListDataplaneOverviews(ctx context.Context, req *apiv1.ListDat
 	}
 	defer done()
 	within := scoped(resource.KindDataplane, req.GetMesh())
-	objects, total := x.config.Scan(within), x.config.Count(within)
+	objects, total := w.rest(x.config, within), x.config.Count(within)
 	var undecoded error
 	if !f.empty() {
-		objects, total = f.apply(objects, &undecoded), -1
+		objects, total = f.apply(x.config.Scan(within), &undecoded), -1
 	}
 	p, err := paginate(w, objects, total, func(o *resource.Object) ([]byte, int, error) {
 		b, err := x.dataplane(o, false)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
+	"github.com/meridian-mesh/meridian/pkg/store"
 )
 
 const (
@@ -100,6 +101,20 @@ func parseOffset(s string) (resource.Key, error) {
 	return key, nil
 }
 
+// rest is what of a range can be on the page: nothing before the key after which it goes on, which costs no walk then.
+func (w window) rest(v store.View, r store.Range) iter.Seq[*resource.Object] {
+	if w.after == nil {
+		return v.Scan(r)
+	}
+	return func(yield func(*resource.Object) bool) {
+		for c := range v.History().Sweep(r, *w.after, 0, false) {
+			if !yield(c.Object) {
+				return
+			}
+		}
+	}
+}
+
 // turn waits until a page may be put together. Of many that are asked for at once only so many are worked on as
 // there are processors, so that they keep nobody else from one. The caller calls done at the end.
 func (s *Service) turn(ctx context.Context, title string) (done func(), err error) {
@@ -119,7 +134,8 @@ type page[T any] struct {
 }
 
 // paginate takes a page out of objects in key order. total is the number of objects, or negative where they
-// must be counted by going through all of them. encode gives an item and its size in bytes.
+// must be counted by going through all of them; where it is given, those before the page need not be among them.
+// encode gives an item and its size in bytes.
 func paginate[T any](w window, objects iter.Seq[*resource.Object], total int, encode func(*resource.Object) (T, int, error)) (page[T], error) {
 	var p page[T]
 	seen, bytes := 0, 0

@@ -73,7 +73,7 @@ func (s *Service) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.List
 	}
 	defer done()
 	services := newAvailable(config)
-	p, err := paginate(w, view.Scan(within), view.Count(within), func(o *resource.Object) ([]byte, int, error) {
+	p, err := paginate(w, w.rest(view, within), view.Count(within), func(o *resource.Object) ([]byte, int, error) {
 		o, err := services.complete(o)
 		if err != nil {
 			return nil, 0, err
