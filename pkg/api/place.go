@@ -68,8 +68,8 @@ func (p position) newest() resource.Revision { return max(p.done, p.until) }
 // needs is the revision after which a log must know all deletions. A client that had nothing need not be told of those
 // before it began to take the present state.
 func (p *place) needs(log int) resource.Revision {
-	if at := p.logs[log]; p.fresh {
-		return at.until
+	if p.fresh {
+		return p.logs[log].until
 	}
 	return p.logs[log].done
 }
