@@ -463,11 +463,16 @@ func TestWatchWaitsForRevision(t *testing.T) {
 			t.Errorf("%d after %s", a.res.StatusCode, time.Since(began))
 		}
 		_ = a.conn.Close()
-		time.AfterFunc(time.Second, func() { p.timeout("t", 1) })
+		written := make(chan struct{})
+		time.AfterFunc(time.Second, func() {
+			defer close(written)
+			p.timeout("t", 1)
+		})
 		s := p.follow("/timeouts?watch=true", "Meridian-Min-Revision: 2")
 		if got := briefs(t, s.toSynced()); got != "put Timeout default/t, synced 2" {
 			t.Error(got)
 		}
+		<-written // it may be seen before its writer is told
 		a = p.dial("/timeouts?watch=true", "Meridian-Min-Revision: x")
 		if a.res.StatusCode != 400 {
 			t.Errorf("%d", a.res.StatusCode)
