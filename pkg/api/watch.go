@@ -255,7 +255,7 @@ func (w *watcher) wait(ctx context.Context) (quiet bool, err error) {
 		}
 		err = <-moved
 		cancel()
-		_ = <-moved // it was cancelled
+		<-moved // it was cancelled
 	} else if w.logs[resource.ConfigLog] {
 		err = w.await(waiting, int(resource.ConfigLog))
 	} else {
