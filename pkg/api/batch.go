@@ -25,8 +25,8 @@ const (
 // Batch implements the ResourceService. What is wrong with the items is told all at once, but what this control
 // plane does not take first, and what the caller may not do next.
 func (s *Service) Batch(ctx context.Context, req *apiv1.BatchRequest) (*apiv1.BatchResponse, error) {
-	if s.ReadOnly {
-		return nil, s.writable(&resource.Descriptor{Kind: "all", Writable: resource.WritableOnGlobal})
+	if err := s.writesAny(ctx); err != nil {
+		return nil, err
 	}
 	decode, err := s.batchDecoder(incoming(ctx, contentTypeKey))
 	if err != nil {
@@ -34,10 +34,6 @@ func (s *Service) Batch(ctx context.Context, req *apiv1.BatchRequest) (*apiv1.Ba
 	}
 	dry, err := parseDryRun(titleBatch, req.GetDryRun())
 	if err != nil {
-		return nil, err
-	}
-	// Who may write nothing is told so before anything is read.
-	if err := s.mayWrite(ctx, &resource.Descriptor{}); err != nil {
 		return nil, err
 	}
 	done, err := s.turn(ctx, titleBatch)
@@ -65,6 +61,24 @@ func (s *Service) Batch(ctx context.Context, req *apiv1.BatchRequest) (*apiv1.Ba
 		res.Results[i] = &apiv1.BatchResult{Type: string(k.Kind), Mesh: k.Scope, Name: k.Name, Result: decided.results[i].String()}
 	}
 	return res, nil
+}
+
+// MayBatch says why a batch of the caller would be refused whatever is in it, so that it need not be read.
+func (s *Service) MayBatch(ctx context.Context) error {
+	ctx, done, err := s.authenticated(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return s.writesAny(ctx)
+}
+
+// writesAny says why nothing at all is written here, or by the caller.
+func (s *Service) writesAny(ctx context.Context) error {
+	if s.ReadOnly {
+		return s.writable(&resource.Descriptor{Kind: "all", Writable: resource.WritableOnGlobal})
+	}
+	return s.mayWrite(ctx, &resource.Descriptor{})
 }
 
 // batchDecoder is decoder for batches.

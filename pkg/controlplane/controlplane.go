@@ -261,7 +261,7 @@ func (b *Base) ServeAPI(c config.APIServer, certs *Certificates, o api.Options) 
 	conn.InterceptStreams(service.RecoverStream, service.AuthenticateStream)
 	service.Register(conn)
 	handler, err := gateway.New(gateway.Options{
-		Conn: conn, Table: b.Table, Logger: b.Logger, CORSAllowedDomains: c.CORSAllowedDomains,
+		Conn: conn, MayBatch: service.MayBatch, Table: b.Table, Logger: b.Logger, CORSAllowedDomains: c.CORSAllowedDomains,
 		Observe: b.instruments.answered,
 		Limits: gateway.Limits{
 			ObjectBytes: int64(b.Limits.ObjectBytes), BodyBytes: int64(b.Limits.BodyBytes), BatchBytes: int64(b.Limits.BatchBytes),

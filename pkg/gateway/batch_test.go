@@ -4,6 +4,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -409,5 +412,36 @@ func TestBatchesAtOnce(t *testing.T) {
 			return
 		default:
 		}
+	}
+}
+
+// unread is a body that must not be read.
+type unread struct{ t *testing.T }
+
+func (u unread) Read([]byte) (int, error) {
+	u.t.Error("the body was read")
+	return 0, io.EOF
+}
+
+// TestBatchOfStrangers: who may write nothing takes no turn from those who may, for as long as a body takes.
+func TestBatchOfStrangers(t *testing.T) {
+	for name, c := range map[string]struct {
+		setup  setup
+		as     *auth.Caller
+		status int
+	}{
+		"nobody":           {setup{}, &auth.Caller{Remote: netip.MustParseAddrPort("192.0.2.1:1"), TLS: true}, http.StatusForbidden},
+		"no user":          {setup{}, &auth.Caller{Remote: netip.MustParseAddrPort("192.0.2.1:1"), TLS: true, Authorization: []string{"Bearer x"}}, http.StatusUnauthorized},
+		"nothing is taken": {setup{api: api.Options{ReadOnly: true}}, nil, http.StatusMethodNotAllowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, c.setup)
+			p.as = c.as
+			w := httptest.NewRecorder()
+			p.handler.ServeHTTP(w, httptest.NewRequest(http.MethodPut, "/batch", unread{t}))
+			if w.Code != c.status {
+				t.Errorf("%d: %s", w.Code, w.Body)
+			}
+		})
 	}
 }

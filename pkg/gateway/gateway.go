@@ -47,6 +47,8 @@ type Options struct {
 	// Identify gives the context in which a request's call runs. It carries who is calling, as told by the
 	// connection and not by the request. Required.
 	Identify func(*http.Request) context.Context
+	// MayBatch says why a call in such a context may make no batch: its body is not read then. Nil: all are read.
+	MayBatch func(context.Context) error
 	// CORSAllowedDomains are domains, or regular expressions over whole origins or hosts, whose pages may use
 	// the API in a browser; empty: none.
 	CORSAllowedDomains []string
@@ -71,7 +73,8 @@ type gateway struct {
 	limits    Limits
 	pages     *budget
 	// batches has an item for each batch that is being read and written.
-	batches chan struct{}
+	batches  chan struct{}
+	mayBatch func(context.Context) error
 	observe func(Answered)
 	logger  *slog.Logger
 }
@@ -89,7 +92,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	g := &gateway{table: o.Table, copies: apiv1.NewBackupServiceClient(o.Conn), resources: apiv1.NewResourceServiceClient(o.Conn), identify: o.Identify, origins: allowed, observe: o.Observe, logger: o.Logger}
 	g.limits = o.Limits.withDefaults()
-	g.batches = make(chan struct{}, maxBatches)
+	g.batches, g.mayBatch = make(chan struct{}, maxBatches), o.MayBatch
 	g.pages = &budget{free: g.limits.AnswerBytes}
 	g.mux = runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
@@ -203,7 +206,14 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 	var body []byte
 	if r.Method == http.MethodPut || r.Method == http.MethodPost {
 		if route.body == batchBody {
-			// They are large: only some are held at a time.
+			// They are large: only some are held at a time, and none for those who would be refused anyhow.
+			if g.mayBatch != nil {
+				ctx := context.WithValue(g.identify(r), requestKey{}, &request{Request: r, route: route})
+				if err := g.mayBatch(ctx); err != nil {
+					g.fail(ctx, nil, nil, w, r, err)
+					return
+				}
+			}
 			select {
 			case g.batches <- struct{}{}:
 				defer func() { <-g.batches }()

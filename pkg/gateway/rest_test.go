@@ -93,7 +93,7 @@ func assemble(t testing.TB, s setup) *plane {
 	conn := gateway.NewConn(svc.Recover)
 	svc.Register(conn)
 	h, err := gateway.New(gateway.Options{
-		Conn: conn, Table: o.Table, Logger: o.Logger, CORSAllowedDomains: s.cors, Limits: s.limits,
+		Conn: conn, MayBatch: svc.MayBatch, Table: o.Table, Logger: o.Logger, CORSAllowedDomains: s.cors, Limits: s.limits,
 		Identify: func(r *http.Request) context.Context {
 			c := auth.CallerOf(r)
 			if p.as != nil {
