@@ -36,6 +36,9 @@ func (s *Service) Batch(ctx context.Context, req *apiv1.BatchRequest) (*apiv1.Ba
 	if err != nil {
 		return nil, err
 	}
+	if err := unconditional(ctx); err != nil {
+		return nil, err
+	}
 	done, err := s.turn(ctx, titleBatch)
 	if err != nil {
 		return nil, err

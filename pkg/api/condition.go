@@ -59,6 +59,21 @@ func preconditions(ctx context.Context, title string) (conditions, error) {
 	return c, nil
 }
 
+// unconditional refuses conditions at a batch, which has no one state for them to hold of: it must not be written as if
+// they held.
+func unconditional(ctx context.Context) error {
+	var v resource.Violations
+	for _, h := range []struct{ header, value string }{{"If-Match", incomingList(ctx, ifMatchKey)}, {"If-None-Match", incomingList(ctx, ifNoneMatchKey)}} {
+		if h.value != "" {
+			v.Add(h.header, "is for one resource: a batch has no conditions")
+		}
+	}
+	if len(v) == 0 {
+		return nil
+	}
+	return invalid(titleBatch, "Invalid header", v)
+}
+
 // incomingList joins the values of a header that may come several times.
 func incomingList(ctx context.Context, key string) string {
 	md, _ := metadata.FromIncomingContext(ctx)

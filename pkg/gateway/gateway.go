@@ -190,6 +190,9 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 	if mayWatch(r) && g.watch(w, r, route, segments) {
 		return
 	}
+	if misdirected(w, r, route) {
+		return
+	}
 	if route.path == "/openapi.yaml" {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(openAPI)

@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
@@ -22,6 +24,35 @@ func itemOf(rest []string, scope string) *item {
 	return &item{rest[0], scope, rest[1]}
 }
 
+const dryRunParam = "dryRun"
+
+// misdirected answers a write with parameters that it does not have. A read may come with what nobody asked for,
+// but what was meant to be tried alone (?dryrun=true) must not be stored.
+func misdirected(w http.ResponseWriter, r *http.Request, rt route) bool {
+	if r.URL.RawQuery == "" || r.Method == http.MethodGet || rt.body != objectBody && rt.body != batchBody {
+		return false
+	}
+	wrong := func(causes ...errorItem) bool {
+		refuse(w, http.StatusBadRequest, errorBody{Title: "Could not process a resource", Details: "Invalid request", Causes: causes})
+		return true
+	}
+	given, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return wrong(errorItem{"query", "is malformed: " + err.Error()})
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		switch v := given[name]; {
+		case name != dryRunParam:
+			return wrong(errorItem{name, "is nothing that a write takes, which is " + dryRunParam + " alone"})
+		case len(v) > 1:
+			return wrong(errorItem{name, "must be given once"})
+		case v[0] == "":
+			return wrong(errorItem{name, "must be true or false"})
+		}
+	}
+	return false
+}
+
 // item makes the call of a route of one resource. Most requests are of these, and matching the generated mux's
 // patterns and putting a request together for it takes longer than the call itself.
 func (g *gateway) item(w *patient, r *http.Request, rt route, body []byte) {
@@ -37,9 +68,9 @@ func (g *gateway) item(w *patient, r *http.Request, rt route, body []byte) {
 	var err error
 	switch at := rt.item; r.Method {
 	case http.MethodPut:
-		m, err = g.resources.Put(ctx, &apiv1.PutRequest{Plural: at.plural, Scope: at.scope, Name: at.name, Body: body, DryRun: query.Get("dryRun")})
+		m, err = g.resources.Put(ctx, &apiv1.PutRequest{Plural: at.plural, Scope: at.scope, Name: at.name, Body: body, DryRun: query.Get(dryRunParam)})
 	case http.MethodDelete:
-		m, err = g.resources.Delete(ctx, &apiv1.DeleteRequest{Plural: at.plural, Scope: at.scope, Name: at.name, DryRun: query.Get("dryRun")})
+		m, err = g.resources.Delete(ctx, &apiv1.DeleteRequest{Plural: at.plural, Scope: at.scope, Name: at.name, DryRun: query.Get(dryRunParam)})
 	default:
 		m, err = g.resources.Get(ctx, &apiv1.GetRequest{Plural: at.plural, Scope: at.scope, Name: at.name, Status: query.Get("status")})
 	}

@@ -125,7 +125,7 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		case head == "export":
 			return route{allow: readOnly, media: "application/json", query: "secrets"}, true
 		case head == "batch":
-			return route{allow: "PUT", body: batchBody, query: "dryRun"}, true
+			return route{allow: "PUT", body: batchBody, query: dryRunParam}, true
 		case head == "openapi.yaml":
 			return route{allow: readOnly, text: true}, true
 		case head == "signing-keys":
@@ -155,7 +155,7 @@ func match(t *resource.Table, path []string, inMesh bool) (route, bool) {
 		if !ok || inMesh != (d.Scope == resource.ScopeMesh) {
 			return route{}, false
 		}
-		return route{allow: readWrite, body: objectBody, query: "status dryRun"}, true
+		return route{allow: readWrite, body: objectBody, query: "status " + dryRunParam}, true
 	case 3, 4:
 		if !inMesh || path[0] != "ca" || path[1] != "provided" || path[2] != "certificates" {
 			break

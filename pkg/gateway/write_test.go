@@ -222,6 +222,51 @@ func TestDryRun(t *testing.T) {
 }
 
 // TestDryMesh: nothing of what a mesh brings is made.
+func TestBatchHasNoConditions(t *testing.T) {
+	p := start(t, setup{})
+	for _, header := range []string{"If-Match", "If-None-Match"} {
+		a := p.must(p.do("PUT", "/batch", batchOf([]string{policyIn("default", "t", "9s")}, nil), header, "*"), 400)
+		if got := p.problem(a).Causes; len(got) != 1 || got[0].Field != header {
+			t.Errorf("%s: %+v", header, got)
+		}
+	}
+	p.must(p.do("GET", "/meshes/default/timeouts/t", ""), 404)
+}
+
+// TestParametersOfWrites asks for dry runs in ways that are none: nothing may be stored.
+func TestParametersOfWrites(t *testing.T) {
+	p := start(t, setup{})
+	const path = "/meshes/default/timeouts/t"
+	p.must(p.put(path, timeout), 201)
+	at := p.store.Config().View().Revision().String()
+	for query, want := range map[string]string{
+		"dryrun=true":              "dryrun",
+		"dry_run=true":             "dry_run",
+		"dryRun":                   "dryRun",
+		"dryRun=":                  "dryRun",
+		"dryRun=false&dryRun=true": "dryRun",
+		"dryRun=false&force=true":  "force",
+		"dryRun=true;a=b":          "query",
+		"dryRun=%zz":               "query",
+		"status=true":              "status",
+	} {
+		for _, w := range []struct{ method, path, body string }{
+			{"PUT", path, timeoutOf("9s")},
+			{"DELETE", path, ""},
+			{"PUT", "/batch", batchOf([]string{policyIn("default", "t", "9s")}, nil)},
+		} {
+			a := p.must(p.do(w.method, w.path+"?"+query, w.body), 400)
+			if got := p.problem(a).Causes; len(got) != 1 || got[0].Field != want {
+				t.Errorf("%s %s?%s: %+v, want a cause at %s", w.method, w.path, query, got, want)
+			}
+		}
+	}
+	if now := p.store.Config().View().Revision().String(); now != at {
+		t.Errorf("the log went from %s to %s", at, now)
+	}
+	p.must(p.do("GET", path+"?dryrun=true", ""), 200)
+}
+
 func TestDryMesh(t *testing.T) {
 	p := start(t, setup{})
 	body := `{"type":"Mesh","name":"m","mtls":{"enabledBackend":"ca","backends":[{"name":"ca","type":"builtin"}]}}`
