@@ -9,6 +9,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	meshv1 "github.com/meridian-mesh/meridian/proto/meridian/mesh/v1"
@@ -107,6 +109,18 @@ func CASources(mesh string, b *meshv1.CertificateAuthorityBackend) (cert, key CA
 		return providedSource(mesh, b, "cert", providedCert), providedSource(mesh, b, "key", providedKey)
 	}
 	return CASource{}, CASource{}
+}
+
+// KeepsKey says whether a Secret of a mesh is one that no proxy may be given anything of: it holds the private key of a
+// CA, or one that tokens are signed with. m may be nil: it names secrets that do not show it by their names.
+func KeepsKey(mesh string, m *meshv1.Mesh, secret string) bool {
+	if isSigningKey(secret) || strings.HasPrefix(secret, mesh+builtinKey) || strings.HasPrefix(secret, mesh+providedKey) {
+		return true
+	}
+	return slices.ContainsFunc(m.GetMtls().GetBackends(), func(b *meshv1.CertificateAuthorityBackend) bool {
+		_, key := CASources(mesh, b)
+		return secret != "" && key.Secret.Name == secret
+	})
 }
 
 func secretSource(mesh, name string) CASource {

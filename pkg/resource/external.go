@@ -7,7 +7,7 @@ import (
 	systemv1 "github.com/meridian-mesh/meridian/proto/meridian/system/v1"
 )
 
-func validateExternalService(_ Key, m proto.Message) Violations {
+func validateExternalService(k Key, m proto.Message) Violations {
 	e, ok := m.(*meshv1.ExternalService)
 	if !ok {
 		return wrongMessage(m)
@@ -24,6 +24,9 @@ func validateExternalService(_ Key, m proto.Message) Violations {
 		}{{"caCert", tls.GetCaCert()}, {"clientCert", tls.GetClientCert()}, {"clientKey", tls.GetClientKey()}} {
 			if s.source != nil {
 				checkDataSource(&v, "networking.tls."+s.name, s.source)
+				if KeepsKey(k.Scope, nil, s.source.GetSecret()) {
+					v.Add("networking.tls."+s.name+".secret", "must not be a secret with a key of the mesh's own: it would go to proxies")
+				}
 			}
 		}
 	}

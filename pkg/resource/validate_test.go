@@ -159,6 +159,9 @@ tags["kuma.io/protocol"]: tag "kuma.io/protocol" has an invalid value: it must b
 networking.tls.caCert: must have one of secret, file, inline, inlineString
 networking.tls.clientCert.secret: cannot be empty
 networking.tls.clientKey.inline: cannot be empty`},
+		{"external service with the mesh's own keys", KindExternalService, `{networking: {address: "a:1", tls: {caCert: {secret: default.ca-builtin-cert-a}, clientCert: {secret: dataplane-token-signing-key-default}, clientKey: {secret: default.ca-builtin-key-a}}}, tags: {kuma.io/service: a}}`, `
+networking.tls.clientCert.secret: must not be a secret with a key of the mesh's own: it would go to proxies
+networking.tls.clientKey.secret: must not be a secret with a key of the mesh's own: it would go to proxies`},
 		{"external service sources", KindExternalService, `{networking: {address: "a:1", tls: {caCert: {file: ''}, clientCert: {inlineString: ''}}}, tags: {kuma.io/service: a}}`, `
 networking.tls.caCert.file: cannot be empty
 networking.tls.clientCert.inlineString: cannot be empty`},

@@ -143,3 +143,59 @@ func TestProvidedAuthority(t *testing.T) {
 		})
 	}
 }
+
+// TestAuthorityStaysWithControlPlanes: an external service is called with no key of the mesh's own, whoever names its
+// secret, and from the moment in which it is one.
+func TestAuthorityStaysWithControlPlanes(t *testing.T) {
+	cert, key := newCA(t)
+	const given = "mtls: {backends: [{name: ca, type: provided, conf: {cert: {secret: c}, key: {secret: k}}}]}\n"
+	log, ix := start(t, base+`
+---
+type: Dataplane
+mesh: default
+name: caller
+networking:
+  address: 10.0.0.7
+  gateway: {tags: {kuma.io/service: caller}}
+  outbound: [{port: 10001, tags: {kuma.io/service: api}}]
+`)
+	keys := []string{"k", "default.ca-builtin-key-ca", "default.ca-provided-key-gone", "dataplane-token-signing-key-default-2"}
+	apply(t, log, ix, func() {
+		for _, name := range []string{"c", "default.ca-builtin-cert-ca"} {
+			putSecret(log, name, cert)
+		}
+		for _, name := range keys {
+			putSecret(log, name, key)
+		}
+	})
+	call := func(key string) {
+		if err := log.PutYAML(`
+type: ExternalService
+mesh: default
+name: api
+networking: {address: "api.test:443", tls: {enabled: true, caCert: {secret: default.ca-builtin-cert-ca}, clientCert: {secret: c}, clientKey: {secret: ` + key + `}}}
+tags: {kuma.io/service: api, kuma.io/protocol: http}
+`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(key string, want bool) {
+		t.Helper()
+		p, _ := ix.Proxy(dp("caller"))
+		e := p.Destination(0).Targets[0].Group.Endpoints()
+		got := len(e.Items) == 0 && len(e.Problems) == 1 && strings.Contains(e.Problems[0].Text, "which no proxy is given")
+		if got != want || !want && (len(e.Items) != 1 || len(e.Problems) != 0) {
+			t.Errorf("with %s: %+v", key, e)
+		}
+	}
+	for _, name := range keys {
+		apply(t, log, ix, func() { call(name) })
+		refused(name, name != "k")
+	}
+	apply(t, log, ix, func() { call("k") })
+	refused("k", false)
+	apply(t, log, ix, func() { putMesh(t, log, given) })
+	refused("k of a backend", true)
+	apply(t, log, ix, func() { putMesh(t, log, "") })
+	refused("k of nobody", false)
+}

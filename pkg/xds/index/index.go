@@ -264,6 +264,12 @@ func (ix *Index) takeMesh(w *work, m *mesh, o *resource.Object) {
 	for _, p := range m.proxies {
 		ix.renew(w, p)
 	}
+	// The mesh says which secrets external services may not use.
+	for _, users := range m.secretUsers {
+		for x := range users {
+			w.services[x.service] = struct{}{}
+		}
+	}
 	if m.enforces() != enforced {
 		for _, id := range m.identities {
 			id.reach(w)

@@ -397,6 +397,14 @@ func (m *mesh) read(source *meshv1.DataSource, to *[]byte) (*resource.Object, er
 		*to = []byte(t.InlineString)
 		return nil, nil
 	case *meshv1.DataSource_Secret:
+		// Who may write an external service, and is a proxy too, must not come by the keys of the mesh.
+		var of *meshv1.Mesh
+		if m.current != nil {
+			of = m.current.Spec
+		}
+		if resource.KeepsKey(m.name, of, t.Secret) {
+			return nil, fmt.Errorf("secret %q holds a key of the mesh's own, which no proxy is given", t.Secret)
+		}
 		o, ok := m.secrets[t.Secret]
 		if !ok {
 			return nil, fmt.Errorf("there is no secret %q in this mesh", t.Secret)
