@@ -194,8 +194,8 @@ func (t *tool) printDataplanes(out io.Writer, raw []json.RawMessage) error {
 		for _, d := range dataplanes {
 			m, v := d.Insight.MTLS, d.Insight.last().Version
 			status := d.Insight.status()
-			if status == "Online" && d.Dataplane.Networking.degraded() {
-				status = "Partially degraded"
+			if status == "Online" {
+				status = d.Dataplane.Networking.status()
 			}
 			expires := "-"
 			if !m.Expiration.IsZero() {
@@ -209,14 +209,21 @@ func (t *tool) printDataplanes(out io.Writer, raw []json.RawMessage) error {
 	})
 }
 
-// degraded says that some service of a proxy is not ready.
-func (n networking) degraded() bool {
+// status is that of a proxy that is connected: it serves with some of its services, or with all or none.
+func (n networking) status() string {
+	ready := 0
 	for _, i := range n.Inbound {
-		if r := i.Health.Ready; r != nil && !*r {
-			return true
+		if i.Health == nil || i.Health.Ready {
+			ready++
 		}
 	}
-	return false
+	switch {
+	case ready == len(n.Inbound):
+		return "Online"
+	case ready == 0:
+		return "Offline"
+	}
+	return "Partially degraded"
 }
 
 type counts struct{ Total, Online, Offline json.Number }

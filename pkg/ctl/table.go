@@ -44,9 +44,10 @@ type networking struct {
 }
 
 type entry struct {
-	Tags   map[string]string `json:"tags"`
-	Health struct {
-		Ready *bool `json:"ready"`
+	Tags map[string]string `json:"tags"`
+	// Health is {} of what is not ready, and absent where nobody looks.
+	Health *struct {
+		Ready bool `json:"ready"`
 	} `json:"health"`
 }
 
