@@ -85,15 +85,19 @@ func parsePosition(req *apiv1.GetPositionsRequest) (r resource.Revision, wait ti
 	return r, wait, nil
 }
 
+// tooManyWait is the answer to who would have to wait and may not.
+func (s *Service) tooManyWait(title string) error {
+	full := fail(codes.ResourceExhausted, title, fmt.Sprintf("%d requests wait already (limits.waits), try again later", s.waits.taken()))
+	return withHTTP(full, http.StatusTooManyRequests)
+}
+
 // settled waits until a revision is not pending any more, or for as long as it may, and says then how it is.
 func (s *Service) settled(ctx context.Context, r resource.Revision, wait time.Duration) (*apiv1.GetPositionsResponse, error) {
-	select {
-	case s.waits <- struct{}{}:
-		defer func() { <-s.waits }()
-	default:
-		full := fail(codes.ResourceExhausted, titlePositions, fmt.Sprintf("%d requests wait already (limits.waits), try again later", cap(s.waits)))
-		return nil, withHTTP(full, http.StatusTooManyRequests)
+	leave, ok := s.seat(ctx, s.waits)
+	if !ok {
+		return nil, s.tooManyWait(titlePositions)
 	}
+	defer leave()
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	// moved has an item when what was last looked at may be out of date.

@@ -89,12 +89,12 @@ type Service struct {
 	apiv1.UnimplementedBackupServiceServer
 
 	Options
-	// waits has an item for each request that waits for a revision.
-	waits chan struct{}
+	// waits has a seat for each request that waits for a revision.
+	waits seats
 	// turns has an item for each page that is being put together.
 	turns chan struct{}
-	// watches has an item for each watch that is open; life ends them all by stop.
-	watches chan struct{}
+	// watches has a seat for each watch that is open; life ends them all by stop.
+	watches seats
 	life    context.Context
 	stop    context.CancelFunc
 	epochs  epochs
@@ -131,8 +131,8 @@ func New(o Options) (*Service, error) {
 		o.ConfigJSON = []byte("{}")
 	}
 	s := &Service{
-		Options: o, waits: make(chan struct{}, cmp.Or(o.MaxWaits, maxWaits)), turns: make(chan struct{}, runtime.GOMAXPROCS(0)),
-		watches: make(chan struct{}, cmp.Or(o.MaxWatches, maxWatches)), epochs: newEpochs(o.Store), watchEvents: watchEvents,
+		Options: o, waits: newSeats(cmp.Or(o.MaxWaits, maxWaits)), turns: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		watches: newSeats(cmp.Or(o.MaxWatches, maxWatches)), epochs: newEpochs(o.Store), watchEvents: watchEvents,
 	}
 	s.life, s.stop = context.WithCancel(context.Background())
 	return s, nil
@@ -184,20 +184,35 @@ func (s *Service) views(ctx context.Context) (config, observed store.View, err e
 	if asked := incoming(ctx, minRevisionKey); asked != "" {
 		r, err := resource.ParseRevision(asked)
 		if err != nil {
-			return nil, nil, invalid("Could not retrieve resources", "Invalid revision", resource.Violations{{Field: "Meridian-Min-Revision", Message: "must be a decimal number"}})
+			return nil, nil, invalid(titleList, "Invalid revision", resource.Violations{{Field: "Meridian-Min-Revision", Message: "must be a decimal number"}})
 		}
-		wait, cancel := context.WithTimeout(ctx, minRevisionWait)
-		defer cancel()
-		if _, err := s.Store.Config().Await(wait, r); err != nil {
-			if ctx.Err() == nil && wait.Err() != nil {
-				return nil, nil, fail(codes.Unavailable, "Could not retrieve resources",
-					fmt.Sprintf("Revision %s is not here yet, the newest is %s", r, s.Store.Config().View().Revision()))
-			}
-			return nil, nil, s.storeError(err, "Could not retrieve resources")
+		if err := s.awaitRevision(ctx, r); err != nil {
+			return nil, nil, err
 		}
 	}
 	observed = s.Store.Status().View()
 	return s.Store.Config().View(), observed, nil
+}
+
+// awaitRevision waits until the config log has come to a revision, but not for ever.
+func (s *Service) awaitRevision(ctx context.Context, r resource.Revision) error {
+	if s.Store.Config().View().Revision() >= r {
+		return nil
+	}
+	leave, ok := s.seat(ctx, s.waits)
+	if !ok {
+		return s.tooManyWait(titleList)
+	}
+	defer leave()
+	wait, cancel := context.WithTimeout(ctx, minRevisionWait)
+	defer cancel()
+	if _, err := s.Store.Config().Await(wait, r); err != nil {
+		if ctx.Err() == nil && wait.Err() != nil {
+			return fail(codes.Unavailable, titleList, fmt.Sprintf("Revision %s is not here yet, the newest is %s", r, s.Store.Config().View().Revision()))
+		}
+		return s.storeError(err, titleList)
+	}
+	return nil
 }
 
 // viewOf is the view that holds a kind.

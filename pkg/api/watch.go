@@ -60,13 +60,12 @@ func (s *Service) Watch(req *apiv1.WatchRequest, stream grpc.ServerStreamingServ
 			return invalid(titleWatch, "Invalid id", resource.Violations{{Field: "after", Message: "must be the id of an event of a watch"}})
 		}
 	}
-	select {
-	case s.watches <- struct{}{}:
-		defer func() { <-s.watches }()
-	default:
-		full := fail(codes.ResourceExhausted, titleWatch, fmt.Sprintf("%d watches are open already (limits.watches), try again later", cap(s.watches)))
+	leave, ok := s.seat(ctx, s.watches)
+	if !ok {
+		full := fail(codes.ResourceExhausted, titleWatch, fmt.Sprintf("%d watches are open already (limits.watches), try again later", s.watches.taken()))
 		return withHTTP(full, http.StatusTooManyRequests)
 	}
+	defer leave()
 	if _, _, err := s.views(ctx); err != nil { // it waits for the revision that the client asks for
 		return err
 	}
@@ -86,7 +85,7 @@ func (s *Service) Watch(req *apiv1.WatchRequest, stream grpc.ServerStreamingServ
 func (s *Service) StopWatches() { s.stop() }
 
 // OpenWatches is how many watches are open.
-func (s *Service) OpenWatches() int { return len(s.watches) }
+func (s *Service) OpenWatches() int { return s.watches.taken() }
 
 // section is what a watch follows of one kind.
 type section struct {

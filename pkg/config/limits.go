@@ -48,8 +48,8 @@ type Limits struct {
 	PageItems       Count `json:"pageItems" help:"most items on a page of a list"`
 	PageBytes       Size  `json:"pageBytes" help:"size at which a page ends though it has fewer items"`
 	AnswerBytes     Size  `json:"answerBytes" help:"pages that wait to be read, all together; beyond that pages are smaller"`
-	Waits           Count `json:"waits" help:"requests that wait for a revision at the same time"`
-	Watches         Count `json:"watches" help:"watches that are open at the same time"`
+	Waits           Count `json:"waits" help:"requests that wait for a revision at the same time, a quarter of them of callers who may write only"`
+	Watches         Count `json:"watches" help:"watches that are open at the same time, a quarter of them of callers who may write only"`
 }
 
 // GlobalLimits are the limits of a global control plane.
