@@ -145,9 +145,9 @@ func TestPagingSurvivesWrites(t *testing.T) {
 	}
 }
 
-func TestPageEndsAt32MiB(t *testing.T) {
-	p := start(t, setup{})
-	spec := &systemv1.Secret{Data: wrapperspb.Bytes(make([]byte, 380<<10))}
+func TestPageEndsAtItsBytes(t *testing.T) {
+	p := start(t, setup{api: api.Options{MaxPageBytes: 1 << 20}})
+	spec := &systemv1.Secret{Data: wrapperspb.Bytes(make([]byte, 12<<10))}
 	for i := range 80 {
 		p.seed(resource.Key{Kind: resource.KindGlobalSecret, Name: fmt.Sprintf("s%02d", i)}, resource.Local, spec)
 	}

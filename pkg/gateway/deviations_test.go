@@ -1,14 +1,11 @@
 package gateway_test
 
 import (
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/meridian-mesh/meridian/pkg/api"
-	"github.com/meridian-mesh/meridian/pkg/resource"
 )
 
 // TestDeviations: where the published system differs from its documents, both are taken, and answered as the documents
@@ -83,35 +80,5 @@ func TestDeviations(t *testing.T) {
 			p.must(p.do("DELETE", c.write, ""), http.StatusOK)
 			p.must(p.do("GET", c.write, ""), http.StatusNotFound)
 		})
-	}
-}
-
-// A page has 1000 items unless another size is asked for, up to 10000; what is larger or less than nothing is refused.
-func TestPageSizesOfTheDocuments(t *testing.T) {
-	t.Parallel()
-	p := start(t, setup{})
-	for i := range 1001 {
-		p.seed(resource.Key{Kind: resource.KindZone, Name: fmt.Sprintf("zone-%04d", i)}, resource.Local, nil)
-	}
-	for query, want := range map[string]int{"": 1000, "?size=1000": 1000, "?size=10000": 1001, "?size=0": 1001, "?size=1": 1} {
-		for _, path := range []string{"/zones", "/meshes/default/zones", "/zones+insights", "/meshes/default/zones+insights"} {
-			var list struct {
-				Total int
-				Items []json.RawMessage
-				Next  *string
-			}
-			if err := json.Unmarshal([]byte(p.must(p.do("GET", path+query, ""), 200).body), &list); err != nil {
-				t.Fatal(err)
-			}
-			if len(list.Items) != want || list.Total != 1001 || (list.Next == nil) != (want == 1001) {
-				t.Errorf("%s%s: %d of %d, next %v", path, query, len(list.Items), list.Total, list.Next)
-			}
-		}
-	}
-	for _, size := range []string{"-1", "10001", "x", "1.5"} {
-		got := p.problem(p.must(p.do("GET", "/zones?size="+size, ""), 400))
-		if len(got.Causes) != 1 || got.Causes[0].Field != "size" {
-			t.Errorf("%s: %+v", size, got)
-		}
 	}
 }

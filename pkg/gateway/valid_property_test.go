@@ -328,14 +328,14 @@ func TestValidObjectsSurvive(t *testing.T) {
 	p := startAlone(t)
 	for i, d := range resourcetest.Written(resource.NewTable()) {
 		older := 0
-		for n := range 12 {
+		for n := range 8 {
 			if p.survives(t, d, uint64(i*1000+n)) {
 				older++
 			}
 		}
 		// What has tags has an older era.
 		_, tagged := d.New().(interface{ GetSources() []*meshv1.Selector })
-		if (tagged || d.Kind == resource.KindMesh || d.Kind == resource.KindDataplane) && older < 5 {
+		if (tagged || d.Kind == resource.KindMesh || d.Kind == resource.KindDataplane) && older < 3 {
 			t.Errorf("only %d of %s were of an older era", older, d.Kind)
 		}
 	}
@@ -503,7 +503,7 @@ func (p *plane) endures(t testing.TB, d *resource.Descriptor, seed uint64) {
 func TestMutationsAreBorne(t *testing.T) {
 	p := startAlone(t)
 	for i, d := range resourcetest.Written(resource.NewTable()) {
-		for n := range 60 {
+		for n := range 20 {
 			p.endures(t, d, uint64(i*1000+n))
 		}
 	}

@@ -78,7 +78,7 @@ const (
 	walkEach = 400
 	walkZone = "zone-1"
 	// mostPages are followed of one list.
-	mostPages = 180
+	mostPages = 90
 )
 
 // filterOfWalk selects every other dataplane.
@@ -225,7 +225,7 @@ func TestWalkDuringWrites(t *testing.T) {
 		sizes []int
 	}{
 		"memory": {setup{}, []int{1, 7, 100, 1000}},
-		"sqlite": {durable, []int{7, 1000}},
+		"sqlite": {durable, []int{30, 1000}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWalkWorld(t, on.setup)
