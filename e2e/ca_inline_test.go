@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/meridian-mesh/meridian/e2e/sample"
 )
 
 // A CA that stands in its mesh reaches a zone, which shows its key to nobody on its machine and keeps it encrypted:
@@ -45,21 +43,5 @@ func TestProvidedCAInTheMesh(t *testing.T) {
 	zone.kill(t)
 	zone.start(t)
 
-	p := &pair{zone: zone}
-	in, out := freePort(t), freePort(t)
-	p.inbound, p.outbound = fmt.Sprintf("127.0.0.1:%d", in), fmt.Sprintf("127.0.0.1:%d", out)
-	p.callee = w.proxy(t, zone, proxyOptions{token: token, dataplane: fmt.Sprintf(`type: Dataplane
-mesh: default
-name: callee
-networking:
-  address: 127.0.0.1
-  inbound:
-  - {port: %d, servicePort: %d, tags: {kuma.io/service: backend, kuma.io/protocol: http}}
-`, in, serve(t, sample.Service{Service: "backend", Version: "v1"}))}).(*envoyProxy)
-	p.caller = w.proxy(t, zone, proxyOptions{token: token, dataplane: web(t, "caller", out)}).(*envoyProxy)
-	p.answers(t, p.outbound, true)
-	p.answers(t, p.inbound, false)
-	if got := p.callee.authority(t); got != serial {
-		t.Errorf("the callee trusts %s, not %s", got, serial)
-	}
+	pairOf(t, zone, token, serial)
 }

@@ -48,6 +48,29 @@ func ownCA(t *testing.T) (certFile, keyFile, serial string) {
 	return write("ca.crt", "CERTIFICATE", cert), write("ca.key", "EC PRIVATE KEY", der), "7eed"
 }
 
+// pairOf starts two proxies of a zone, which speak by the provided CA of this serial number.
+func pairOf(t *testing.T, zone controlPlane, token, serial string) *pair {
+	t.Helper()
+	p, w := &pair{zone: zone}, processes{}
+	in, out := freePort(t), freePort(t)
+	p.inbound, p.outbound = fmt.Sprintf("127.0.0.1:%d", in), fmt.Sprintf("127.0.0.1:%d", out)
+	p.callee = w.proxy(t, zone, proxyOptions{token: token, dataplane: fmt.Sprintf(`type: Dataplane
+mesh: default
+name: callee
+networking:
+  address: 127.0.0.1
+  inbound:
+  - {port: %d, servicePort: %d, tags: {kuma.io/service: backend, kuma.io/protocol: http}}
+`, in, serve(t, sample.Service{Service: "backend", Version: "v1"}))}).(*envoyProxy)
+	p.caller = w.proxy(t, zone, proxyOptions{token: token, dataplane: web(t, "caller", out)}).(*envoyProxy)
+	p.answers(t, p.outbound, true)
+	p.answers(t, p.inbound, false)
+	if got := p.callee.authority(t); got != serial {
+		t.Errorf("the callee trusts %s, not %s", got, serial)
+	}
+	return p
+}
+
 // A CA that lies in files of the global reaches a zone, which has no such files, and stays when they are gone. The
 // zone issues while the global is away, and no certificate outlives the CA.
 func TestProvidedCAInFiles(t *testing.T) {
@@ -67,23 +90,7 @@ func TestProvidedCAInFiles(t *testing.T) {
 	token := dataplaneToken(t, zone, "")
 	global.kill(t)
 
-	p := &pair{zone: zone}
-	in, out := freePort(t), freePort(t)
-	p.inbound, p.outbound = fmt.Sprintf("127.0.0.1:%d", in), fmt.Sprintf("127.0.0.1:%d", out)
-	p.callee = w.proxy(t, zone, proxyOptions{token: token, dataplane: fmt.Sprintf(`type: Dataplane
-mesh: default
-name: callee
-networking:
-  address: 127.0.0.1
-  inbound:
-  - {port: %d, servicePort: %d, tags: {kuma.io/service: backend, kuma.io/protocol: http}}
-`, in, serve(t, sample.Service{Service: "backend", Version: "v1"}))}).(*envoyProxy)
-	p.caller = w.proxy(t, zone, proxyOptions{token: token, dataplane: web(t, "caller", out)}).(*envoyProxy)
-	p.answers(t, p.outbound, true)
-	p.answers(t, p.inbound, false)
-	if got := p.callee.authority(t); got != serial {
-		t.Errorf("the callee trusts %s, not %s", got, serial)
-	}
+	p := pairOf(t, zone, token, serial)
 	ends, err := time.Parse(time.RFC3339, p.caller.certificate(t).Expires)
 	if err != nil || time.Until(ends) > time.Hour {
 		t.Errorf("the caller's certificate ends at %s, %v", ends, err)
