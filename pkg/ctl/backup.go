@@ -60,7 +60,7 @@ func (t *tool) backup() *cobra.Command {
 				}
 				defer func() { _ = body.Close() }()
 				if file == "-" {
-					_, _, err := backup.Verify(io.TeeReader(body, c.OutOrStdout()))
+					_, _, err := backup.Verify(io.TeeReader(body, c.Root().OutOrStdout()))
 					return err
 				}
 				h, n, err := save(body, file)

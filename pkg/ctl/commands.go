@@ -70,6 +70,8 @@ func (t *tool) prepare(c *cobra.Command, _ []string) error {
 		return usagef("--log-level: %w", err)
 	}
 	t.log = log
+	c.SetOut(visible{c.OutOrStdout()})
+	c.SetErr(visible{c.ErrOrStderr()})
 	if t.connection.address == "" {
 		// Commands that speak with no control plane need none.
 		t.contextErr = t.useContext(c)

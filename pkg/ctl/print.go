@@ -35,7 +35,7 @@ func printJSON(out io.Writer, body []byte) error {
 		return fmt.Errorf("the answer is no JSON: %w", err)
 	}
 	b.WriteByte('\n')
-	_, err := b.WriteTo(out)
+	_, err := out.Write(escapeJSON(b.Bytes()))
 	return err
 }
 
@@ -43,6 +43,9 @@ func printYAML(out io.Writer, body []byte) error {
 	text, err := yaml.JSONToYAML(body)
 	if err != nil {
 		return fmt.Errorf("the answer is no JSON: %w", firstLine(err))
+	}
+	if bytes.ContainsFunc(text, commands) {
+		return printJSON(out, body) // YAML too, and nothing of it is lost
 	}
 	_, err = out.Write(text)
 	return err
@@ -67,7 +70,12 @@ func printDocument(out io.Writer, format string, l list) error {
 // rows prints aligned columns, the first row being the heads.
 func rows(out io.Writer, heads []string, body func(row func(cells ...string))) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	row := func(cells ...string) { _, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) }
+	row := func(cells ...string) {
+		for i := range cells {
+			cells[i] = inLine(cells[i])
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
 	row(heads...)
 	body(row)
 	return w.Flush()

@@ -179,7 +179,7 @@ func (t *tool) watch(c *cobra.Command, cp *client, d *resource.Descriptor, names
 			return nil
 		}
 		if t.output == "table" {
-			_, err := fmt.Fprintln(out, of.line(e.name))
+			_, err := fmt.Fprintln(out, inLine(of.line(e.name)))
 			return err
 		}
 		doc, err := json.Marshal(struct {

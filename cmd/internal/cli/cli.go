@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -78,6 +79,13 @@ func Status(stderr io.Writer, err error) int {
 	if !errors.As(err, &lines) || !lines.Multiline() {
 		text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 	}
+	// It may quote what others wrote, and a terminal is not to obey them.
+	text = strings.Map(func(r rune) rune {
+		if r != '\n' && unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, text)
 	_, _ = fmt.Fprintln(stderr, "Error:", text)
 	var status interface{ ExitCode() int }
 	if errors.As(err, &status) {

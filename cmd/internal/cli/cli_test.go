@@ -120,6 +120,7 @@ func TestStatus(t *testing.T) {
 		"an error":  {errors.New("x"), 1, "Error: x\n"},
 		"two lines": {errors.New("x\r\ny"), 1, "Error: x; y\n"},
 		"in lines":  {fmt.Errorf("file: %w", lines("x\ny")), 1, "Error: file: x\ny\n"},
+		"commands":  {errors.New("x\x1b[2J\u009b1m\ty"), 1, "Error: x?[2J?1m?y\n"},
 		"own code":  {fmt.Errorf("zone-dp: %w", exit(7)), 7, "Error: zone-dp: envoy ended with 7\n"},
 	} {
 		var stderr bytes.Buffer
