@@ -218,7 +218,7 @@ type list struct {
 
 // all reads a list page by page.
 func (c *client) all(ctx context.Context, path []string, query url.Values) (list, error) {
-	var out list
+	out := list{Items: []json.RawMessage{}} // printed as [] when there are none, as the API does
 	for {
 		page, err := c.page(ctx, path, query)
 		if err != nil {
