@@ -244,7 +244,7 @@ func TestWatchRefuses(t *testing.T) {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 	}
-	p.must(p.put("/meshes/default/timeouts/t?watch=true", timeout), 201)
+	p.must(p.put("/meshes/default/timeouts/t?watch=true", timeout), 400)
 	p.as = &auth.Caller{}
 	for _, path := range []string{"/secrets?watch=true", "/meshes/default/secrets/s?watch=true", "/global-secrets?watch=true", "/revocations?watch=true"} {
 		p.must(p.do("GET", path, ""), 403)
