@@ -252,7 +252,7 @@ func exportable(v store.View, o *resource.Object) bool {
 
 // export writes an object's document.
 func (s *Service) export(out *chunks, d *resource.Descriptor, key resource.Key, m proto.Message) error {
-	b, err := resource.AppendDocument(nil, d, key, m)
+	b, err := resource.EncodeDocument(d, key, m)
 	if err != nil {
 		return s.storeError(err, titleExport)
 	}

@@ -106,7 +106,7 @@ func (s *Service) meshInsight(ctx context.Context, mesh *resource.Object) ([]byt
 			{Name: "policies", Raw: policies},
 			{Name: "dpVersions", Raw: slices.Concat([]byte(`{"kumaDp":`), proxies, []byte(`,"envoy":`), envoys, []byte(`}`))},
 		},
-	}.Append(nil, 0)
+	}.JSON()
 }
 
 // mapJSON is a map as JSON, by its keys; {} where it is empty.
@@ -120,10 +120,11 @@ func mapJSON[M proto.Message](m map[string]M) (json.RawMessage, error) {
 		if err != nil {
 			return nil, err
 		}
-		b = append(append(b, key...), ':')
-		if b, err = resource.AppendSpec(b, m[k], 0); err != nil {
+		value, err := resource.EncodeSpec(m[k])
+		if err != nil {
 			return nil, err
 		}
+		b = append(append(append(b, key...), ':'), value...)
 	}
 	return append(b, '}'), nil
 }
@@ -204,5 +205,5 @@ func serviceInsight(mesh *resource.Object, name string, in *meshv1.ServiceInsigh
 		out.Parts = append(out.Parts, resource.Part{Name: "status", Raw: strconv.AppendQuote(nil, in.GetStatus())})
 	}
 	out.Parts = append(out.Parts, resource.Part{Name: "dataplanes", Message: orEmpty(in.GetDataplanes())})
-	return out.Append(nil, 0)
+	return out.JSON()
 }

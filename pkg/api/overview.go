@@ -137,7 +137,7 @@ func (x *observations) zone(o *resource.Object, single bool) ([]byte, error) {
 			figure{"rejected", uint64(p.GetRejected())},
 		)})
 	}
-	return out.Append(nil, 0)
+	return out.JSON()
 }
 
 // orEmpty makes a nil message an empty one.
@@ -177,7 +177,7 @@ func (x *observations) dataplane(o *resource.Object, single bool) ([]byte, error
 		return nil, err
 	}
 	out.Parts = append(out.Parts, resource.Part{Name: "position", Raw: positionJSON(figure{"live", live})})
-	return out.Append(nil, 0)
+	return out.JSON()
 }
 
 // live is the revision up to which a proxy is live: what its own row says while it lags, else what its zone has

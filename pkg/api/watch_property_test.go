@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -114,11 +115,11 @@ func (f *follower) want() map[resource.Key]string {
 				continue
 			}
 			d, _ := f.s.Table.ByKind(o.Key.Kind)
-			b, err := resource.AppendObject(nil, d, o, 0)
+			b, err := resource.EncodeJSON(d, o)
 			if err != nil {
 				f.t.Fatal(err)
 			}
-			all[o.Key] = string(b)
+			all[o.Key] = string(bytes.TrimSpace(b))
 		}
 	}
 	return all

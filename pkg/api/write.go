@@ -248,7 +248,7 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 	}
 	res := &apiv1.PutResponse{Created: done.results[0] == created, Revision: uint64(revision), Warnings: in.Warnings, DryRun: dry}
 	if dry {
-		if res.Json, err = resource.AppendDocument(nil, d, key, s.shownMessage(ctx, d, p.message)); err != nil {
+		if res.Json, err = resource.EncodeDocument(d, key, s.shownMessage(ctx, d, p.message)); err != nil {
 			return nil, s.storeError(err, titleUpdate)
 		}
 	}

@@ -148,7 +148,7 @@ func TestDefaultsOfAMesh(t *testing.T) {
 	if diff := cmp.Diff(once, in.Spec, protocmp.Transform()); diff != "" {
 		t.Error("defaulting again changes the mesh", diff)
 	}
-	b, err := AppendSpec(nil, in.Spec, 0)
+	b, err := EncodeSpec(in.Spec)
 	if err != nil {
 		t.Fatal(err)
 	}

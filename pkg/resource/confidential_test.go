@@ -35,7 +35,7 @@ func specOf(t testing.TB, d *resource.Descriptor, body string) proto.Message {
 
 func jsonOf(t testing.TB, m proto.Message) string {
 	t.Helper()
-	b, err := resource.AppendSpec(nil, m, 0)
+	b, err := resource.EncodeSpec(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestConceal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := resource.AppendDocument(nil, d, resource.Key{}, shown)
+		b, err := resource.EncodeDocument(d, resource.Key{}, shown)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,7 +240,7 @@ func TestHiddenComesBack(t *testing.T) {
 			if shown != m {
 				hidden++
 			}
-			b, err := resource.AppendDocument(nil, d, k, shown)
+			b, err := resource.EncodeDocument(d, k, shown)
 			if err != nil {
 				t.Fatal(err)
 			}

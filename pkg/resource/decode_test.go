@@ -306,7 +306,7 @@ metrics:
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := AppendSpec(nil, in.Spec, 0)
+	b, err := EncodeSpec(in.Spec)
 	if err != nil {
 		t.Fatal(err)
 	}

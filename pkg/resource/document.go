@@ -6,10 +6,10 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// AppendDocument appends an object as a document that can be written again: its public JSON without the times,
+// EncodeDocument gives an object as a document that can be written again: its public JSON without the times,
 // which are the store's, and without a final newline.
-func AppendDocument(b []byte, d *Descriptor, k Key, m proto.Message) ([]byte, error) {
-	w := jsonWriter{b: b, hides: d.Confidential()}
+func EncodeDocument(d *Descriptor, k Key, m proto.Message) ([]byte, error) {
+	w := jsonWriter{hides: d.Confidential()}
 	first := w.open('{')
 	for _, meta := range []struct{ name, value string }{{"type", string(d.Kind)}, {"mesh", k.Scope}, {"name", k.Name}} {
 		if meta.value != "" {

@@ -25,28 +25,15 @@ func EncodeJSON(d *Descriptor, o *Object, parts ...Part) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := appendObject(nil, d, o, m, 0, parts)
-	if err != nil {
-		return nil, err
-	}
-	return append(b, '\n'), nil
-}
-
-// AppendObject appends the public JSON of one object without a final newline. indent is the number of spaces
-// that the line of its closing brace starts with.
-func AppendObject(b []byte, d *Descriptor, o *Object, indent int) ([]byte, error) {
-	m, err := o.Message(d)
-	if err != nil {
-		return nil, err
-	}
-	return appendObject(b, d, o, m, indent, nil)
+	return objectJSON(d, o, m, parts)
 }
 
 // metaBytes is about what the keys outside of the spec take.
 const metaBytes = 256
 
-func appendObject(b []byte, d *Descriptor, o *Object, m proto.Message, indent int, parts []Part) ([]byte, error) {
-	w := jsonWriter{b: slices.Grow(b, metaBytes+2*len(o.Spec)), indent: indent, hides: d.Confidential()}
+// objectJSON gives the public JSON of one object, whose spec is m, with its final newline.
+func objectJSON(d *Descriptor, o *Object, m proto.Message, parts []Part) ([]byte, error) {
+	w := jsonWriter{b: make([]byte, 0, metaBytes+2*len(o.Spec)), hides: d.Confidential()}
 	first := w.open('{')
 	w.meta(&first, Overview{Type: d.Kind, Mesh: o.Key.Scope, Name: o.Key.Name, Created: o.Created, Modified: o.Modified})
 	if err := w.fields(&first, m.ProtoReflect()); err != nil {
@@ -59,13 +46,12 @@ func appendObject(b []byte, d *Descriptor, o *Object, m proto.Message, indent in
 		}
 	}
 	w.close('}', first)
-	return w.b, nil
+	return append(w.b, '\n'), nil
 }
 
-// AppendSpec appends a message alone as JSON, without a final newline; {} where nothing is set. indent is
-// as in AppendObject.
-func AppendSpec(b []byte, m proto.Message, indent int) ([]byte, error) {
-	w := jsonWriter{b: b, indent: indent}
+// EncodeSpec gives a message alone as JSON, without a final newline; {} where nothing is set.
+func EncodeSpec(m proto.Message) ([]byte, error) {
+	w := jsonWriter{}
 	if err := w.message(m.ProtoReflect()); err != nil {
 		return nil, err
 	}
@@ -89,9 +75,9 @@ type Part struct {
 	Raw     json.RawMessage
 }
 
-// Append appends the overview as JSON, without a final newline. indent is as in AppendObject.
-func (o Overview) Append(b []byte, indent int) ([]byte, error) {
-	w := jsonWriter{b: b, indent: indent}
+// JSON gives the overview as JSON, without a final newline.
+func (o Overview) JSON() ([]byte, error) {
+	w := jsonWriter{}
 	first := w.open('{')
 	w.meta(&first, o)
 	for _, p := range o.Parts {

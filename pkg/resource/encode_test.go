@@ -141,13 +141,13 @@ func TestEncodeDurationsAndTimes(t *testing.T) {
 		{-1, "-0.000000001s"},
 		{math.MinInt64, "-9223372036.854775808s"},
 	} {
-		b, err := AppendSpec(nil, durationpb.New(c.d), 0)
+		b, err := EncodeSpec(durationpb.New(c.d))
 		if err != nil || string(b) != `"`+c.want+`"` {
 			t.Errorf("%v: got %s (%v), want %q", c.d, b, err, c.want)
 		}
 	}
 	for want, nanos := range map[string]int{`"2021-02-16T18:41:26Z"`: 0, `"2021-02-16T18:41:26.500Z"`: 5e8, `"2021-02-16T18:41:26.016089Z"`: 16089000} {
-		b, err := AppendSpec(nil, timestamppb.New(time.Date(2021, 2, 16, 18, 41, 26, nanos, time.UTC)), 0)
+		b, err := EncodeSpec(timestamppb.New(time.Date(2021, 2, 16, 18, 41, 26, nanos, time.UTC)))
 		if err != nil || string(b) != want {
 			t.Errorf("got %s (%v), want %s", b, err, want)
 		}
@@ -155,30 +155,30 @@ func TestEncodeDurationsAndTimes(t *testing.T) {
 }
 
 func TestEncodeKeepsEmptyMessages(t *testing.T) {
-	b, err := AppendSpec(nil, &meshv1.Dataplane{Networking: &meshv1.Dataplane_Networking{
+	b, err := EncodeSpec(&meshv1.Dataplane{Networking: &meshv1.Dataplane_Networking{
 		Ingress: &meshv1.Dataplane_Networking_Ingress{},
 		Inbound: []*meshv1.Dataplane_Networking_Inbound{{
 			Health:       &meshv1.Dataplane_Networking_Inbound_Health{},
 			ServiceProbe: &meshv1.Dataplane_Networking_Inbound_ServiceProbe{HealthyThreshold: wrapperspb.UInt32(0)},
 		}},
-	}}, 2)
+	}})
 	want := `{
-   "networking": {
-    "ingress": {},
-    "inbound": [
-     {
-      "health": {},
-      "serviceProbe": {
-       "healthyThreshold": 0
-      }
-     }
-    ]
+ "networking": {
+  "ingress": {},
+  "inbound": [
+   {
+    "health": {},
+    "serviceProbe": {
+     "healthyThreshold": 0
+    }
    }
-  }`
+  ]
+ }
+}`
 	if diff := cmp.Diff(want, string(b)); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
-	if b, err := AppendSpec(nil, &meshv1.Dataplane{}, 5); string(b) != "{}" || err != nil {
+	if b, err := EncodeSpec(&meshv1.Dataplane{}); string(b) != "{}" || err != nil {
 		t.Errorf("%s, %v", b, err)
 	}
 }
@@ -192,57 +192,57 @@ func TestEncodeOverview(t *testing.T) {
 		}}}},
 		{Name: "position", Raw: json.RawMessage(`{"live":"812","list":[1,null,true]}`)},
 	}}
-	b, err := o.Append(nil, 1)
+	b, err := o.JSON()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{
-  "type": "DataplaneOverview",
-  "mesh": "m",
-  "name": "n",
-  "creationTime": "0001-01-01T00:00:00Z",
-  "modificationTime": "0001-01-01T00:00:00Z",
-  "dataplane": {
-   "networking": {
-    "address": "1.1.1.1"
-   }
-  },
-  "dataplaneInsight": {
-   "subscriptions": [
-    {
-     "id": "1",
-     "status": {
-      "total": {
-       "responsesSent": "3"
-      }
+ "type": "DataplaneOverview",
+ "mesh": "m",
+ "name": "n",
+ "creationTime": "0001-01-01T00:00:00Z",
+ "modificationTime": "0001-01-01T00:00:00Z",
+ "dataplane": {
+  "networking": {
+   "address": "1.1.1.1"
+  }
+ },
+ "dataplaneInsight": {
+  "subscriptions": [
+   {
+    "id": "1",
+    "status": {
+     "total": {
+      "responsesSent": "3"
      }
     }
-   ]
-  },
-  "position": {
-   "live": "812",
-   "list": [
-    1,
-    null,
-    true
-   ]
-  }
- }`
+   }
+  ]
+ },
+ "position": {
+  "live": "812",
+  "list": [
+   1,
+   null,
+   true
+  ]
+ }
+}`
 	if diff := cmp.Diff(want, string(b)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := (Overview{Parts: []Part{{Name: "x", Raw: json.RawMessage("{")}}}).Append(nil, 0); err == nil {
+	if _, err := (Overview{Parts: []Part{{Name: "x", Raw: json.RawMessage("{")}}}).JSON(); err == nil {
 		t.Error("broken JSON was passed on")
 	}
 }
 
 func TestEncodeRefusesWhatHasNoForm(t *testing.T) {
 	for _, m := range []*structpb.Value{structpb.NewNumberValue(math.NaN()), structpb.NewNumberValue(math.Inf(1))} {
-		if b, err := AppendSpec(nil, m, 0); err == nil {
+		if b, err := EncodeSpec(m); err == nil {
 			t.Errorf("got %s", b)
 		}
 	}
-	if b, err := AppendSpec(nil, &durationpb.Duration{Seconds: 1, Nanos: -1}, 0); err == nil {
+	if b, err := EncodeSpec(&durationpb.Duration{Seconds: 1, Nanos: -1}); err == nil {
 		t.Errorf("got %s", b)
 	}
 	d := descriptor(t, KindMesh)

@@ -124,11 +124,10 @@ func (o *Object) JSON(d *Descriptor) ([]byte, error) {
 	} else if err := proto.Unmarshal(o.Spec, m); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Key, err)
 	}
-	b, err := appendObject(nil, d, o, m, 0, nil)
+	b, err := objectJSON(d, o, m, nil)
 	if err != nil {
 		return nil, err
 	}
-	b = append(b, '\n')
 	o.json.CompareAndSwap(nil, &b)
 	return b, nil
 }
