@@ -130,7 +130,7 @@ func blocks(document []byte) ([]block, error) {
 
 var (
 	statusLine = regexp.MustCompile("^Response:")
-	bodyLine   = regexp.MustCompile("^Request: (PUT|POST) (/\\S*) with the following body:")
+	bodyLine   = regexp.MustCompile(`^Request: (PUT|POST) (/\S*) with the following body:`)
 	statusCode = regexp.MustCompile(`\b([1-5]\d\d) [A-Z]`)
 	word       = regexp.MustCompile(`(?:'[^']*'|"[^"]*"|[^\s'"])+`)
 )
