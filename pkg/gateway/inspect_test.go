@@ -137,6 +137,9 @@ func TestZonesElsewhere(t *testing.T) {
 	if a := p.do("GET", "/zones+insights/zone-2", ""); positionOf(t, a.body) != nil {
 		t.Error("a zone tells another's position")
 	}
+	if a := p.must(p.do("GET", "/status/zones", ""), 200); a.body != "[]\n" {
+		t.Errorf("a zone tells of sessions, which the global control plane has: %s", a.body)
+	}
 
 	p = start(t, setup{api: api.Options{Mode: api.Standalone, Zone: "default"}})
 	p.must(p.put("/zones/default", `{}`), 201)
