@@ -75,8 +75,8 @@ type gateway struct {
 	// batches has an item for each batch that is being read and written.
 	batches  chan struct{}
 	mayBatch func(context.Context) error
-	observe func(Answered)
-	logger  *slog.Logger
+	observe  func(Answered)
+	logger   *slog.Logger
 }
 
 // New makes the handler of the whole HTTP API. It is safe for concurrent use, starts no goroutine, and fails

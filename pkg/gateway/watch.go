@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -27,6 +28,9 @@ const (
 	watchRoute     = "?watch"
 	titleWatch     = "Could not watch resources"
 	detailsInvalid = "Invalid request"
+
+	// eventStep is how much of what events say is put together before it is sent.
+	eventStep = 8 << 10
 )
 
 // mayWatch says whether a request has to be looked at by watch. It costs others next to nothing.
@@ -118,17 +122,12 @@ func (g *gateway) events(w *patient, r *http.Request, rt route, req *apiv1.Watch
 	h.Set("Content-Type", eventStream)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
-	var buf []byte
+	// A client that takes its time holds this much, and no copy of a resource: its JSON is one for all.
+	out := bufio.NewWriterSize(w, eventStep)
 	for ; err == nil; res, err = stream.Recv() {
-		buf = appendEvents(buf[:0], res)
-		if _, werr := w.Write(buf); werr != nil {
+		writeEvents(out, res)
+		if out.Flush() != nil || w.control.Flush() != nil {
 			return // the client has gone, or takes nothing
-		}
-		if w.control.Flush() != nil {
-			return
-		}
-		if cap(buf) > answerStep {
-			buf = nil
 		}
 	}
 	if !errors.Is(err, io.EOF) {
@@ -137,29 +136,36 @@ func (g *gateway) events(w *patient, r *http.Request, rt route, req *apiv1.Watch
 	}
 }
 
-// appendEvents writes a message in the form of events; a comment if it has none.
-func appendEvents(b []byte, m *apiv1.WatchResponse) []byte {
+// writeEvents writes a message in the form of events; a comment if it has none. What goes wrong the writer keeps.
+func writeEvents(w *bufio.Writer, m *apiv1.WatchResponse) {
 	for _, e := range m.GetEvents() {
-		b = append(append(append(b, "event: "...), e.GetEvent()...), '\n')
-		b = appendID(b, e.GetId())
+		writeField(w, "event", []byte(e.GetEvent()))
+		writeID(w, e.GetId())
 		// A newline inside of a JSON text is never part of a string.
 		for line := range bytes.Lines(e.GetJson()) {
-			b = append(append(append(b, "data: "...), bytes.TrimSuffix(line, []byte("\n"))...), '\n')
+			writeField(w, "data", bytes.TrimSuffix(line, []byte("\n")))
 		}
-		b = append(b, '\n')
+		_ = w.WriteByte('\n')
 	}
 	if len(m.GetEvents()) == 0 {
 		// An id alone is no event, but noted for coming back.
-		b = append(appendID(append(b, ":\n"...), m.GetId()), '\n')
+		_, _ = w.WriteString(":\n")
+		writeID(w, m.GetId())
+		_ = w.WriteByte('\n')
 	}
-	return b
 }
 
-func appendID(b []byte, id string) []byte {
-	if id == "" {
-		return b
+func writeID(w *bufio.Writer, id string) {
+	if id != "" {
+		writeField(w, "id", []byte(id))
 	}
-	return append(append(append(b, "id: "...), id...), '\n')
+}
+
+func writeField(w *bufio.Writer, name string, value []byte) {
+	_, _ = w.WriteString(name)
+	_, _ = w.WriteString(": ")
+	_, _ = w.Write(value)
+	_ = w.WriteByte('\n')
 }
 
 // appendComment writes what is for people's eyes.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -543,4 +544,32 @@ func (p *pipedPlane) follow(path string, header ...string) *pipedEvents {
 		p.t.Fatalf("%s: %d %s", path, s.res.StatusCode, b)
 	}
 	return s
+}
+
+// TestWatchesHoldLittle: many clients that take nothing of a large resource do not have a copy of it each.
+func TestWatchesHoldLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := piped(t, setup{})
+		spec := &meshv1.Timeout{}
+		for i := range 10_000 {
+			spec.Sources = append(spec.Sources, &meshv1.Selector{Match: map[string]string{"kuma.io/service": fmt.Sprint("service-", i)}})
+		}
+		p.seed(resource.Key{Kind: resource.KindTimeout, Scope: "default", Name: "large"}, resource.Local, spec)
+		heap := func() uint64 {
+			synctest.Wait()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapInuse
+		}
+		const clients = 64
+		p.follow("/timeouts?watch=true") // the JSON itself is made
+		before := heap()
+		for range clients {
+			p.follow("/timeouts?watch=true")
+		}
+		if each := (int64(heap()) - int64(before)) / clients; each > 128<<10 {
+			t.Errorf("each client costs %d KiB", each>>10)
+		}
+	})
 }
