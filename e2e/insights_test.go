@@ -48,7 +48,7 @@ func TestTranscriptsOfInsights(t *testing.T) {
 			o.roots.AppendCertsFromPEM(pem)
 			sent := 0
 			for _, e := range all {
-				if o.topic(document, e) != aboutObservations {
+				if o.topic(e) != aboutObservations {
 					continue
 				}
 				sent++
@@ -316,7 +316,7 @@ func TestTranscriptsOfZones(t *testing.T) {
 	global := inProcess{}.global(t)
 	o := &observer{replay: &replay{t: t, client: global.client(), table: resource.NewTable(), bodies: map[*resource.Descriptor]map[string]any{}}}
 	for _, e := range all {
-		if o.topic("1.1", e) != aboutKinds || e.Method != http.MethodPut {
+		if o.topic(e) != aboutKinds || e.Method != http.MethodPut {
 			continue
 		}
 		target, _ := o.target(e)
@@ -331,7 +331,7 @@ func TestTranscriptsOfZones(t *testing.T) {
 	put(t, global, "/meshes/default/circuit-breakers/cb", `{"sources":[{"match":{"kuma.io/service":"*"}}],"destinations":[{"match":{"kuma.io/service":"*"}}],"conf":{"detectors":{"totalErrors":{}}}}`)
 	sent := 0
 	for _, e := range all {
-		if o.topic("1.1", e) != aboutZones {
+		if o.topic(e) != aboutZones {
 			continue
 		}
 		sent++
@@ -339,29 +339,36 @@ func TestTranscriptsOfZones(t *testing.T) {
 		if err := json.Unmarshal([]byte(e.Answer), &example); err != nil {
 			t.Fatalf("1.1:%d: %v", e.Line, err)
 		}
-		d, _ := o.table.ByKind(resource.KindZone)
-		name := example["name"].(string)
-		head, err := o.client.Put(within(t, 10*time.Second), "/zones/"+name, written(d, example, example["zone"].(map[string]any)))
-		must(t, head, err)
-		zone := inProcess{}.zone(t, zoneOptions{name: name, global: global})
-		until(t, 10*time.Second, "the zone has it all", func(ctx context.Context) error {
-			p, err := o.client.ZonePosition(ctx, name)
-			if err == nil && p.Applied < head {
-				err = fmt.Errorf("it is at %d of %d", p.Applied, head)
+		u, err := url.Parse(e.URL)
+		must(t, u, err)
+		for _, item := range items(example) {
+			d, _ := o.table.ByKind(resource.KindZone)
+			name := item["name"].(string)
+			head, err := o.client.Put(within(t, 10*time.Second), "/zones/"+name, written(d, item, item["zone"].(map[string]any)))
+			must(t, head, err)
+			zone := inProcess{}.zone(t, zoneOptions{name: name, global: global})
+			until(t, 10*time.Second, "the zone has it all", func(ctx context.Context) error {
+				p, err := o.client.ZonePosition(ctx, name)
+				if err == nil && p.Applied < head {
+					err = fmt.Errorf("it is at %d of %d", p.Applied, head)
+				}
+				return err
+			})
+			zone.stop(t) // with the end of a session all that was counted in it is written
+			// Of the sessions that it shows, each is to be like the one that there was; and dataplanes go up only.
+			for _, s := range item["zoneInsight"].(map[string]any)["subscriptions"].([]any) {
+				if stat, ok := s.(map[string]any)["status"].(map[string]any)["stat"].(map[string]any); ok {
+					delete(stat, "Dataplane")
+				}
+				one := maps.Clone(item)
+				one["zoneInsight"] = map[string]any{"subscriptions": []any{s}}
+				asked := one
+				if _, list := example["items"]; list {
+					asked = maps.Clone(example)
+					asked["items"] = []any{one}
+				}
+				until(t, 10*time.Second, fmt.Sprintf("1.1:%d %s", e.Line, u.Path), func(ctx context.Context) error { return o.ask(ctx, u.Path, asked) })
 			}
-			return err
-		})
-		zone.stop(t) // with the end of a session all that was counted in it is written
-		// Of the sessions that it shows, each is to be like the one that there was; and dataplanes go up only.
-		for _, s := range example["zoneInsight"].(map[string]any)["subscriptions"].([]any) {
-			if stat, ok := s.(map[string]any)["status"].(map[string]any)["stat"].(map[string]any); ok {
-				delete(stat, "Dataplane")
-			}
-			one := maps.Clone(example)
-			one["zoneInsight"] = map[string]any{"subscriptions": []any{s}}
-			u, err := url.Parse(e.URL)
-			must(t, u, err)
-			until(t, 10*time.Second, fmt.Sprintf("1.1:%d %s", e.Line, u.Path), func(ctx context.Context) error { return o.ask(ctx, u.Path, one) })
 		}
 	}
 	if sent == 0 {
