@@ -158,33 +158,8 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 		// Without a deadline (not every ResponseWriter has one) the body is still bounded in size.
 		_ = connection.SetReadDeadline(time.Now().Add(bodyTime))
 	}
-	escaped := r.URL.EscapedPath()
-	if clean := collapse(escaped); clean != escaped {
-		redirect(w, r, clean)
-		return
-	}
-	g.origins.headers(w, r)
-	segments, ok := split(escaped)
+	route, segments, ok := g.find(w, r)
 	if !ok {
-		text(w, http.StatusNotFound)
-		return
-	}
-	route, ok := resolve(g.table, segments)
-	if !ok {
-		text(w, http.StatusNotFound)
-		return
-	}
-	if g.adminPort && !route.onAdminPort() {
-		text(w, http.StatusNotFound)
-		return
-	}
-	w.route = route.pattern
-	if g.origins.preflight(w, r, route) {
-		return
-	}
-	if !route.takes(r.Method) {
-		w.Header().Set("Allow", route.allow)
-		text(w, http.StatusMethodNotAllowed)
 		return
 	}
 	if mayWatch(r) && g.watch(w, r, route, segments) {
@@ -209,21 +184,10 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 	var body []byte
 	if r.Method == http.MethodPut || r.Method == http.MethodPost {
 		if route.body == batchBody {
-			// They are large: only some are held at a time, and none for those who would be refused anyhow.
-			if g.mayBatch != nil {
-				ctx := context.WithValue(g.identify(r), requestKey{}, &request{Request: r, route: route})
-				if err := g.mayBatch(ctx); err != nil {
-					g.fail(ctx, nil, nil, w, r, err)
-					return
-				}
-			}
-			select {
-			case g.batches <- struct{}{}:
-				defer func() { <-g.batches }()
-			case <-r.Context().Done():
-				text(w, http.StatusServiceUnavailable)
+			if !g.enter(w, r, route) {
 				return
 			}
+			defer func() { <-g.batches }()
 			_ = connection.SetReadDeadline(time.Now().Add(bodyTime))
 		}
 		var err error
@@ -247,14 +211,76 @@ func (g *gateway) serve(w *patient, r *http.Request) {
 	g.mux.ServeHTTP(w, in)
 }
 
+// find gives what a request's path leads to, and its unescaped segments; false: it leads nowhere, or takes no such
+// method, and is answered.
+func (g *gateway) find(w *patient, r *http.Request) (route, []string, bool) {
+	escaped := r.URL.EscapedPath()
+	if clean := collapse(escaped); clean != escaped {
+		redirect(w, r, clean)
+		return route{}, nil, false
+	}
+	g.origins.headers(w, r)
+	segments, ok := split(escaped)
+	var to route
+	if ok {
+		to, ok = resolve(g.table, segments)
+	}
+	if !ok || g.adminPort && !to.onAdminPort() {
+		text(w, http.StatusNotFound)
+		return route{}, nil, false
+	}
+	w.route = to.pattern
+	if g.origins.preflight(w, r, to) {
+		return route{}, nil, false
+	}
+	if !to.takes(r.Method) {
+		w.Header().Set("Allow", to.allow)
+		text(w, http.StatusMethodNotAllowed)
+		return route{}, nil, false
+	}
+	return to, segments, true
+}
+
+// enter waits until one more batch may be read. They are large: only some are held at a time, and none for those who
+// would be refused anyhow. false: it is answered; else it leaves batches in the end.
+func (g *gateway) enter(w *patient, r *http.Request, rt route) bool {
+	if g.mayBatch != nil {
+		ctx := g.context(r, rt)
+		if err := g.mayBatch(ctx); err != nil {
+			g.fail(ctx, nil, nil, w, r, err)
+			return false
+		}
+	}
+	select {
+	case g.batches <- struct{}{}:
+		return true
+	case <-r.Context().Done():
+		text(w, http.StatusServiceUnavailable)
+		return false
+	}
+}
+
+// context is that of a request's call: it knows who calls, and what the answer needs.
+func (g *gateway) context(r *http.Request, rt route) context.Context {
+	return context.WithValue(g.identify(r), requestKey{}, &request{Request: r, route: rt})
+}
+
+// direct is context for a call past the generated mux, which else makes metadata of headers.
+func (g *gateway) direct(r *http.Request, rt route) context.Context {
+	ctx := g.context(r, rt)
+	if md := metadataOf(r.Header); len(md) > 0 {
+		return metadata.NewOutgoingContext(ctx, md)
+	}
+	return ctx
+}
+
 // inner is the request that the generated mux sees: nothing of the client's that is not named here.
 func (g *gateway) inner(r *http.Request, route route, body []byte) *http.Request {
-	ctx := context.WithValue(g.identify(r), requestKey{}, &request{Request: r, route: route})
 	in := (&http.Request{
 		Method: r.Method, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 		Header: http.Header{}, Host: r.Host, RemoteAddr: r.RemoteAddr, TLS: r.TLS,
 		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
-	}).WithContext(ctx)
+	}).WithContext(g.context(r, route))
 	path, _ := url.PathUnescape(route.path)
 	in.URL = &url.URL{Path: path, RawPath: route.path, RawQuery: route.pick(r.URL.Query()).Encode()}
 	if g.adminPort && route.path == "/tokens" {

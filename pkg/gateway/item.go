@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"slices"
 
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	apiv1 "github.com/meridian-mesh/meridian/proto/meridian/api/v1"
@@ -56,10 +55,7 @@ func misdirected(w http.ResponseWriter, r *http.Request, rt route) bool {
 // item makes the call of a route of one resource. Most requests are of these, and matching the generated mux's
 // patterns and putting a request together for it takes longer than the call itself.
 func (g *gateway) item(w *patient, r *http.Request, rt route, body []byte) {
-	ctx := context.WithValue(g.identify(r), requestKey{}, &request{Request: r, route: rt})
-	if md := metadataOf(r.Header); len(md) > 0 {
-		ctx = metadata.NewOutgoingContext(ctx, md)
-	}
+	ctx := g.direct(r, rt)
 	var query url.Values
 	if r.URL.RawQuery != "" {
 		query = rt.pick(r.URL.Query())

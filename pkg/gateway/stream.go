@@ -200,7 +200,7 @@ func (p *patient) Write(b []byte) (written int, err error) {
 // copyOf serves what a call streams as the body of an answer. One that fails on the way ends the connection, so that
 // the client does not take what it has for the whole.
 func (g *gateway) copyOf(w http.ResponseWriter, r *http.Request, rt route) {
-	ctx, cancel := context.WithCancel(context.WithValue(g.identify(r), requestKey{}, &request{Request: r, route: rt}))
+	ctx, cancel := context.WithCancel(g.context(r, rt))
 	defer cancel()
 	next, err := g.open(ctx, r, rt)
 	var chunk []byte

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/meridian-mesh/meridian/pkg/resource"
@@ -96,11 +95,8 @@ func watched(t *resource.Table, path []string) *apiv1.WatchRequest {
 
 // events sends what a watch gives, until either side ends it.
 func (g *gateway) events(w *patient, r *http.Request, rt route, req *apiv1.WatchRequest) {
-	ctx, cancel := context.WithCancel(context.WithValue(g.identify(r), requestKey{}, &request{Request: r, route: rt}))
+	ctx, cancel := context.WithCancel(g.direct(r, rt))
 	defer cancel()
-	if md := metadataOf(r.Header); len(md) > 0 {
-		ctx = metadata.NewOutgoingContext(ctx, md)
-	}
 	stream, err := g.resources.Watch(ctx, req)
 	if err != nil {
 		g.fail(ctx, nil, nil, w, r, err)
