@@ -143,6 +143,7 @@ func (a *application) read(ctx context.Context, stdin io.Reader) ([]document, er
 				return nil, err
 			}
 			budget -= int64(len(data))
+			file := called(file)
 			if !a.verbatim {
 				if data, err = render(data, a.values); err != nil {
 					return nil, fmt.Errorf("%s: %w", file, err)
@@ -158,7 +159,7 @@ func (a *application) read(ctx context.Context, stdin io.Reader) ([]document, er
 			docs = append(docs, parsed...)
 		}
 		if len(docs) == before {
-			return nil, fmt.Errorf("%s: holds no resource", name)
+			return nil, fmt.Errorf("%s: holds no resource", called(name))
 		}
 	}
 	return docs, nil
@@ -166,6 +167,14 @@ func (a *application) read(ctx context.Context, stdin io.Reader) ([]document, er
 
 func isURL(name string) bool {
 	return strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://")
+}
+
+// called is what a file is called in what is printed: a password in a URL is left out.
+func called(name string) string {
+	if u, err := url.Parse(name); err == nil && isURL(name) {
+		return u.Redacted()
+	}
+	return name
 }
 
 // filesOf gives the files of a folder, in the order of their names, or the one that is named.
@@ -225,9 +234,9 @@ func fetch(ctx context.Context, address string, most int64) ([]byte, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", address, resp.Status)
+		return nil, fmt.Errorf("%s: %s", called(address), resp.Status)
 	}
-	return bounded(resp.Body, address, most)
+	return bounded(resp.Body, called(address), most)
 }
 
 // resolve finds the kind of a document, and the mesh that it goes to.

@@ -3,7 +3,9 @@ package ctl
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -127,5 +129,41 @@ func TestWarnings(t *testing.T) {
 	h := http.Header{"Warning": {`299 - "the tag \"service\" is read"`, "odd", `299 - "put[0]: x" "Wed, 21 Oct 2026 07:28:00 GMT"`}}
 	if diff := cmp.Diff([]string{`the tag "service" is read`, "odd", "put[0]: x"}, warnings(h)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestPasswordsOfSources: a password in a URL goes to whom it is meant for, and into no message.
+func TestPasswordsOfSources(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, password, _ := r.BasicAuth(); password != "s3cret" {
+			t.Errorf("asked with %q", password)
+		}
+		switch r.URL.Path {
+		case "/good":
+			_, _ = io.WriteString(w, "type: Mesh\nname: a\n")
+		case "/broken":
+			_, _ = io.WriteString(w, "a: b: c\n")
+		case "/unset":
+			_, _ = io.WriteString(w, "a: {{ b }}\n")
+		case "/empty":
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer srv.Close()
+	at := strings.Replace(srv.URL, "http://", "http://ann:s3cret@", 1)
+	for _, path := range []string{"/good", "/broken", "/unset", "/empty", "/nowhere"} {
+		a := application{files: []string{at + path}}
+		docs, err := a.read(t.Context(), nil)
+		said := fmt.Sprint(err)
+		if path == "/good" && err == nil {
+			said = docs[0].place()
+		}
+		if !strings.Contains(said, "ann:xxxxx@") || !strings.Contains(said, path) || strings.Contains(said, "s3cret") {
+			t.Errorf("%s: %s", path, said)
+		}
+	}
+	if _, err := (connection{address: at}).open(); err == nil || strings.Contains(err.Error(), "s3cret") {
+		t.Error(err)
 	}
 }

@@ -65,7 +65,7 @@ func (c connection) open() (*client, error) {
 		return nil, fmt.Errorf("--address: %w", err)
 	}
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
-		return nil, usagef("--address: must be http://host:port or https://host:port, got %q", c.address)
+		return nil, usagef("--address: must be http://host:port or https://host:port, got %q", base.Redacted())
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.skipVerify} //nolint:gosec // only when asked for by name
 	if c.caCertFile != "" {
