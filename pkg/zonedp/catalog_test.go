@@ -1,7 +1,6 @@
 package zonedp
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -44,14 +43,7 @@ func TestCatalog(t *testing.T) {
 	api, asked := newAPI(t, "status 503", catalogOf(cp.URL))
 	o.CPAddress, o.Token = api.URL, "secret"
 	p := newProxy(t, o)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := start(ctx, p)
-	ready(t, p, ended)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	serveOnce(t, p)
 	if asked.Load() != 2 || len(cp.requests) != 1 || len(cp.goodbyes) != 1 {
 		t.Errorf("%d questions, %d bootstraps, %d goodbyes", asked.Load(), len(cp.requests), len(cp.goodbyes))
 	}

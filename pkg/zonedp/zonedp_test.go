@@ -128,6 +128,19 @@ func ready(t *testing.T, p *Proxy, ended <-chan error) {
 	}
 }
 
+// serveOnce runs a proxy until it is ready, and then tells it to stop.
+func serveOnce(t *testing.T, p *Proxy) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := start(ctx, p)
+	ready(t, p, ended)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestServesUntilToldToStop(t *testing.T) {
 	cp := newCP(t)
 	o := cp.options(t, "serve")
@@ -266,14 +279,7 @@ func TestStopWhileNotReady(t *testing.T) {
 func TestBootstrapIsRetried(t *testing.T) {
 	cp := newCP(t, 404, 503, 500)
 	p := newProxy(t, cp.options(t, "serve"))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := start(ctx, p)
-	ready(t, p, ended)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	serveOnce(t, p)
 	if len(cp.requests) != 4 {
 		t.Errorf("%d requests", len(cp.requests))
 	}
@@ -344,14 +350,7 @@ func TestControlPlaneIsVerified(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := start(ctx, p)
-	ready(t, p, ended)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	serveOnce(t, p)
 	if !strings.Contains(logged.String(), "not verified") {
 		t.Errorf("no warning in %s", logged.String())
 	}
