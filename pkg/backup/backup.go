@@ -130,9 +130,6 @@ func NewReader(in io.Reader) (*Reader, error) {
 // Header is the backup's header.
 func (r *Reader) Header() *backupv1.Header { return r.header }
 
-// Records is how many records were read so far, the header among them.
-func (r *Reader) Records() uint64 { return r.records }
-
 // Next gives the next record. io.EOF means that the backup was read to its end and is whole; any other error
 // that it is not, ErrDamaged where the bytes themselves are to blame.
 func (r *Reader) Next() (*backupv1.Record, error) {
