@@ -100,7 +100,7 @@ faults: build envoy ## Tries the lines under N seeds of faults (N=2000), and pro
 		go test -count=1 -timeout 60m ./e2e -run 'Faults|Kills|Damaged|Restored|DiskFull|Stopped|OneName|Silent|Cuts'
 
 .PHONY: bench
-bench: build ## Measures how long a write takes to N proxies, and what a proxy costs
+bench: build ## Measures how long a write takes to N proxies, what a proxy costs, and the REST API
 	@mkdir -p .cache/bin
 	go build -o .cache/bin/bench ./e2e/bench
 	.cache/bin/bench -bin bin $(BENCH_ARGS)
