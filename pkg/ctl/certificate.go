@@ -65,6 +65,7 @@ A client's goes into the directory that apiServer.auth.clientCertsDir or multizo
 	f.StringVar(&certFile, "cert-file", "cert.pem", "file to write the certificate to; - is the standard output")
 	f.StringVar(&keyFile, "key-file", "key.pem", "file to write the key to; - is the standard output")
 	f.DurationVar(&validFor, "valid-for", 87600*time.Hour, "for how long the certificate holds")
+	completes(c, "type", "server", "client")
 	_ = c.MarkFlagRequired("type")
 	return c
 }

@@ -42,6 +42,7 @@ func AddCommands(root *cobra.Command, others ...*cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&t.configFile, "config-file", "", "configuration file (default ~/.meridian/config, else ~/.kumactl/config is read)")
 	f.StringVar(&t.logLevel, "log-level", "off", "what to log to stderr: off, error, warn, info or debug (each request)")
+	completes(root, "log-level", "off", "error", "warn", "info", "debug")
 	f.StringVar(&t.connection.address, "address", "", "the control plane's REST API (default: that of the current context; where there is none, http://localhost:5681)")
 	f.StringVar(&t.connection.caCertFile, "ca-cert-file", "", "file of the CA that the control plane is verified with (default: the system's)")
 	f.StringVar(&t.connection.clientCertFile, "client-cert-file", "", "client certificate to show")
@@ -128,8 +129,13 @@ func (t *tool) open(at connection) (*client, error) {
 
 func (t *tool) outputFlag(c *cobra.Command) *cobra.Command {
 	c.Flags().StringVarP(&t.output, "output", "o", "table", "table, json or yaml")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	completes(c, "output", "table", "json", "yaml")
 	return c
+}
+
+// completes lists the values of a flag of a command to shells, which would offer files otherwise.
+func completes(c *cobra.Command, flag string, values ...string) {
+	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // kind finds a kind by any of its names, with or without dashes; plural tells whether the name was that of the
@@ -317,6 +323,7 @@ func (t *tool) dataplaneToken() *cobra.Command {
 	c.Flags().StringVar(&name, "name", "", "only for the proxy of this name")
 	c.Flags().StringArrayVar(&tags, "tag", nil, "only for proxies whose tag has none but these values: key=value,value; may be given often")
 	c.Flags().StringVar(&typ, "type", "dataplane", "dataplane or ingress")
+	completes(c, "type", "dataplane", "ingress")
 	c.Flags().DurationVar(&validFor, "valid-for", 87600*time.Hour, "for how long the token holds")
 	return c
 }

@@ -89,6 +89,7 @@ func (t *tool) userToken() *cobra.Command {
 	}
 	c.Flags().StringVar(&name, "name", "", "whose token it is; audit lines have it")
 	c.Flags().StringVar(&role, "role", "writer", "writer (all but secrets and tokens) or admin")
+	completes(c, "role", "writer", "admin")
 	c.Flags().DurationVar(&validFor, "valid-for", 720*time.Hour, "for how long the token holds")
 	_ = c.MarkFlagRequired("name")
 	return c
@@ -124,6 +125,7 @@ func (t *tool) signingKey() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&use, "use", "", "zone, user, or dataplane (of --mesh)")
+	completes(c, "use", "zone", "user", "dataplane")
 	_ = c.MarkFlagRequired("use")
 	return c
 }
