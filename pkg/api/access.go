@@ -110,7 +110,7 @@ func (s *Service) mayWrite(ctx context.Context, d *resource.Descriptor) error {
 		return s.admin(c)
 	}
 	if !s.Policy.MayWrite(c) {
-		return status.Error(codes.PermissionDenied, "Over the network a change needs a user token, or a client certificate that this control plane trusts (apiServer.auth.clientCertsDir).")
+		return status.Error(codes.PermissionDenied, "Over the network, by another name than localhost, and from a page of another site a change needs a user token, or a client certificate that this control plane trusts (apiServer.auth.clientCertsDir).")
 	}
 	return nil
 }

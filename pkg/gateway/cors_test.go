@@ -107,6 +107,9 @@ func TestPreflight(t *testing.T) {
 	p.must(p.do("OPTIONS", "/meshes", "", "Origin", gui), http.StatusMethodNotAllowed)
 
 	a := p.must(p.do("PUT", "/meshes/default", "{}", "Origin", gui), http.StatusForbidden) // a page of another site is nobody
+	if !strings.Contains(a.body, "from a page of another site") {
+		t.Errorf("who is refused is not told why: %s", a.body)
+	}
 	exposed := strings.Split(a.header.Get("Access-Control-Expose-Headers"), ", ")
 	for _, name := range []string{"ETag", "Warning", "Location", "Meridian-Revision", "Meridian-Dry-Run", "X-Request-Id"} {
 		if !slices.Contains(exposed, name) {
