@@ -60,7 +60,7 @@ func New(ctx context.Context, c *config.Global, log *slog.Logger) (_ *CP, err er
 	}
 	if !c.Defaults.SkipMeshCreation {
 		if err := base.API.EnsureDefaultMesh(ctx, []byte(c.Defaults.Mesh)); err != nil {
-			return nil, fmt.Errorf("defaults.mesh: %w", err)
+			return nil, err
 		}
 	}
 	if err := base.API.EnsureAuthorities(ctx); err != nil {

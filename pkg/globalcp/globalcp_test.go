@@ -112,6 +112,16 @@ func get(t *testing.T, address, path string) (int, string) {
 	return r.StatusCode, string(body)
 }
 
+// TestDefaultMeshThatIsNone: the start fails, and says once which key is wrong.
+func TestDefaultMeshThatIsNone(t *testing.T) {
+	c := options(t, config.StoreMemory)
+	c.Defaults.Mesh = "bogus: 1"
+	_, err := globalcp.New(t.Context(), c, slog.New(slog.DiscardHandler))
+	if want := "defaults.mesh: bogus: unknown field"; err == nil || err.Error() != want {
+		t.Errorf("%v instead of %s", err, want)
+	}
+}
+
 // TestAllPortsOrNone: with one port taken, the start fails with its key, and the others are free again.
 func TestAllPortsOrNone(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

@@ -100,7 +100,7 @@ func New(ctx context.Context, c *config.Zone, log *slog.Logger) (_ *CP, err erro
 	}
 	if mode == api.Standalone && !c.Defaults.SkipMeshCreation {
 		if err := base.API.EnsureDefaultMesh(ctx, []byte(c.Defaults.Mesh)); err != nil {
-			return nil, fmt.Errorf("defaults.mesh: %w", err)
+			return nil, err
 		}
 	}
 	if mode == api.Standalone {
