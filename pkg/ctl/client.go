@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -189,6 +190,11 @@ func (c *client) send(req *http.Request) (*http.Response, error) {
 		var unknown x509.UnknownAuthorityError
 		if errors.As(err, &unknown) {
 			return nil, fmt.Errorf("%w (--ca-cert-file names the file of its CA)", err)
+		}
+		// What the other side says of certificates, it says of ours.
+		var remote *net.OpError
+		if errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "certificate") {
+			return nil, fmt.Errorf("%w (of the client certificate, which apiServer.auth.clientCertsDir there has to vouch for)", err)
 		}
 		return nil, err
 	}
