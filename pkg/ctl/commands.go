@@ -240,7 +240,7 @@ func (t *tool) get() *cobra.Command {
 
 func (t *tool) delete() *cobra.Command {
 	return &cobra.Command{
-		Use: "delete TYPE NAME", Short: "Delete a resource", Args: cobra.ExactArgs(2), ValidArgsFunction: t.completeKinds,
+		Use: "delete TYPE NAME", Short: "Delete a resource", Args: named(2), ValidArgsFunction: t.completeKinds,
 		RunE: func(c *cobra.Command, args []string) error {
 			d, _, err := t.kind(args[0])
 			if err != nil {

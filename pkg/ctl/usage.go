@@ -21,6 +21,16 @@ func (usageError) ExitCode() int { return 2 }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// named takes as many arguments as the command's use names, and says which where there are more or fewer.
+func named(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("%s: takes %s", c.CommandPath(), strings.TrimPrefix(c.Use, c.Name()+" "))
+		}
+		return nil
+	}
+}
+
 func usage(err error) error {
 	if err == nil {
 		return nil

@@ -15,7 +15,7 @@ import (
 func (t *tool) wait() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
-		Use: "wait REVISION", Short: "Wait until a revision is live on every connected proxy", Args: cobra.ExactArgs(1),
+		Use: "wait REVISION", Short: "Wait until a revision is live on every connected proxy", Args: named(1),
 		Long: "Wait until a revision, as apply and delete name it, is live on every connected proxy of every zone that is enabled\n" +
 			"and online. It fails when objects of that revision or an earlier one are refused, and when the time is over.",
 		RunE: func(c *cobra.Command, args []string) error {
