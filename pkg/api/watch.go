@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -249,12 +250,13 @@ func (w *watcher) wait(ctx context.Context) (quiet bool, err error) {
 	defer cancel()
 	if w.logs[resource.ConfigLog] && w.logs[resource.StatusLog] {
 		moved := make(chan error, logs)
+		var both sync.WaitGroup
 		for l := range w.logs {
-			go func() { moved <- w.await(waiting, l) }()
+			both.Go(func() { moved <- w.await(waiting, l) })
 		}
 		err = <-moved
 		cancel()
-		<-moved // it was cancelled
+		both.Wait()
 	} else if w.logs[resource.ConfigLog] {
 		err = w.await(waiting, int(resource.ConfigLog))
 	} else {
