@@ -233,7 +233,7 @@ func (s *Service) Put(ctx context.Context, req *apiv1.PutRequest) (*apiv1.PutRes
 	}
 	in, err := decode(d, req.GetBody())
 	if err != nil {
-		return nil, bodyError(err)
+		return nil, bodyError(d.Besides(key, in, err))
 	}
 	if v := agree(d, key, in); len(v) > 0 {
 		return nil, invalid(titleProcess, detailsInvalid, v)

@@ -223,7 +223,7 @@ func (b *batch) put(v value) error {
 	in, err := decodeInput(kind, v, b.limits)
 	if err != nil {
 		var violations Violations
-		switch {
+		switch err = kind.Besides(Key{Kind: kind.Kind, Scope: in.Mesh, Name: in.Name}, in, err); {
 		case errors.As(err, &violations):
 			for _, x := range violations {
 				b.violations.Add(Within(path, x.Field), x.Message)

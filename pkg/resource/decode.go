@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,7 +36,8 @@ type Input struct {
 }
 
 // DecodeJSON reads the public JSON form of a kind: metadata and spec side by side. It returns a *SyntaxError
-// where the body is no JSON object, ErrTooLarge, or Violations that name every unknown and mistyped field.
+// where the body is no JSON object, ErrTooLarge, or, with an Input of what could be read, Violations that name every
+// unknown and mistyped field.
 func DecodeJSON(d *Descriptor, body []byte) (Input, error) { return Limits{}.DecodeJSON(d, body) }
 
 // DecodeYAML is DecodeJSON for a body of one YAML document.
@@ -74,12 +76,45 @@ func decodeInput(d *Descriptor, v value, l Limits) (Input, error) {
 	}
 	checkConfs(&dec.violations, in.Spec)
 	if err := dec.violations.Err(); err != nil {
-		return Input{}, err
+		return in, err
 	}
 	if err := l.fits(proto.Size(in.Spec)); err != nil {
 		return Input{}, err
 	}
 	return in, nil
+}
+
+// Besides adds to the violations of a body that could not be read whole, which err is, what the kind's rules say of the
+// rest, in, but for what a field that could not be read may be the reason of. Any other error stays as it is.
+func (d *Descriptor) Besides(k Key, in Input, err error) error {
+	var unread Violations
+	if !errors.As(err, &unread) || in.Spec == nil {
+		return err
+	}
+	all := slices.Clone(unread)
+	for _, x := range d.check(k, in.Spec) {
+		if !slices.ContainsFunc(unread, func(u Violation) bool { return below(x.Field, u.Field) || below(u.Field, x.Field) }) {
+			all.Add(x.Field, x.Message)
+		}
+	}
+	return all
+}
+
+// check completes a spec in place, and lists all that is wrong with it.
+func (d *Descriptor) check(k Key, m proto.Message) Violations {
+	if d.Default != nil {
+		d.Default(k, m)
+	}
+	if d.Validate == nil {
+		return nil
+	}
+	return d.Validate(k, m)
+}
+
+// below says whether a path is another one or leads on from it.
+func below(path, from string) bool {
+	rest, ok := strings.CutPrefix(path, from)
+	return ok && (rest == "" || from == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 const (
