@@ -53,6 +53,8 @@ type proof struct {
 	kid   string
 	key   crypto.PublicKey
 	times jwt.RegisteredClaims
+	// check is whether the times hold: checkTimes, but for legacy tokens.
+	check func(*jwt.RegisteredClaims, time.Time) error
 }
 
 // verified remembers tokens whose signature was right, by their SHA-256, so that a thousand proxies that come
@@ -96,7 +98,7 @@ func (v verified[T]) look(raw string, keys Keys, now time.Time, check func(strin
 	}
 	sum := sha256.Sum256([]byte(raw))
 	if e, ok := v.cache.Get(sum); ok && e.proof.holds(keys) {
-		return e.token, e.proof, checkTimes(&e.proof.times, now)
+		return e.token, e.proof, e.proof.check(&e.proof.times, now)
 	}
 	t, p, err := check(raw, keys, now)
 	if err == nil {
@@ -177,6 +179,8 @@ type ProxyAuthenticator struct {
 	Mode string
 	// Keys gives the keys of a mesh's dataplane tokens.
 	Keys func(mesh string) Keys
+	// Legacy gives where the bytes of a mesh's legacy tokens are; nil: none is taken.
+	Legacy func(mesh string) LegacySecret
 	// Revoked says what was taken back; nil: nothing.
 	Revoked Revoked
 	// Now gives the time; nil is time.Now.
@@ -204,6 +208,11 @@ func (a *ProxyAuthenticator) AuthenticateProxy(_ context.Context, token, mesh, n
 		return Credential{}, refuse(errNoToken)
 	}
 	t, c, err := a.tokens.token(token, a.Keys(mesh), clock(a.Now), a.Revoked, verifyDataplane)
+	if a.Legacy != nil && errors.Is(err, ErrSignature) {
+		secret := a.Legacy(mesh)
+		t, c, err = a.tokens.token(token, legacyKeys{secret}, clock(a.Now), a.Revoked, secret.verify)
+		c.Legacy = secret.Name
+	}
 	if err != nil {
 		return Credential{}, refuse(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -17,8 +18,11 @@ var ErrRevoked = errors.New("credential has been revoked")
 type Credential struct {
 	// ID is a token's jti, or a client certificate's fingerprint.
 	ID string
-	// Key is the kid of the key that signed a token; empty for a certificate.
+	// Key is the kid of the key that signed a token; empty for a certificate, and for a legacy token that was made
+	// from bytes which are no key.
 	Key string
+	// Legacy names the Secret from whose bytes a legacy token was made; empty for anything else.
+	Legacy string
 	// Expires is when it ends; zero: never.
 	Expires time.Time
 
@@ -29,6 +33,11 @@ type Credential struct {
 
 // Endless says that nothing can end it: it is no credential at all.
 func (c Credential) Endless() bool { return c.ID == "" && c.Key == "" && c.Expires.IsZero() }
+
+// under is by what it is found when one of them has changed.
+func (c Credential) under() []string {
+	return slices.DeleteFunc([]string{c.ID, c.Key, c.Legacy}, func(id string) bool { return id == "" })
+}
 
 // Revoked says whether a jti, a kid or a fingerprint was taken back. It is used concurrently.
 type Revoked func(id string) bool

@@ -46,10 +46,7 @@ func (l *Live) Hold(c Credential, end func(reason error)) (release func()) {
 	}
 	h := &held{credential: c, end: end, place: outside}
 	l.mu.Lock()
-	for _, id := range []string{c.ID, c.Key} {
-		if id == "" {
-			continue
-		}
+	for _, id := range c.under() {
 		if l.byID[id] == nil {
 			l.byID[id] = map[*held]struct{}{}
 		}
@@ -67,7 +64,8 @@ func (l *Live) Hold(c Credential, end func(reason error)) (release func()) {
 	return func() { l.drop(h) }
 }
 
-// Changed ends what rests on one of the ids (of tokens, keys, certificates) and does not hold any more.
+// Changed ends what rests on one of the ids (of tokens, keys, certificates, Secrets of legacy tokens) and does not
+// hold any more.
 func (l *Live) Changed(ids ...string) {
 	l.mu.Lock()
 	var found []*held
@@ -123,7 +121,7 @@ func (l *Live) remove(h *held) bool {
 	if h.place == gone {
 		return false
 	}
-	for _, id := range []string{h.credential.ID, h.credential.Key} {
+	for _, id := range h.credential.under() {
 		delete(l.byID[id], h)
 		if len(l.byID[id]) == 0 {
 			delete(l.byID, id)

@@ -65,30 +65,44 @@ func sign(method string, k *SigningKey, c jwt.Claims) (string, error) {
 // verify parses a token into c and gives the key that signed it. Only the given method is taken, whatever the
 // token's header asks for.
 func verify(token, method string, c claims, keys Keys, now time.Time) (kid string, key crypto.PublicKey, err error) {
-	if len(token) > maxToken {
-		return "", nil, fmt.Errorf("%w: longer than %d bytes", ErrMalformed, maxToken)
-	}
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{method}), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
-	_, err = parser.ParseWithClaims(token, c, func(t *jwt.Token) (any, error) {
+	err = parse(token, method, c, func(header map[string]any) (any, error) {
 		var known bool
-		kid, _ = t.Header["kid"].(string)
+		kid, _ = header["kid"].(string)
 		if key, known = keys.PublicKey(kid); !known {
 			return nil, fmt.Errorf("%w %q", ErrUnknownKey, kid)
 		}
 		return key, nil
 	})
-	switch {
-	case errors.Is(err, ErrUnknownKey):
-		return "", nil, fmt.Errorf("%w %q", ErrUnknownKey, kid)
-	case errors.Is(err, jwt.ErrTokenSignatureInvalid), errors.Is(err, jwt.ErrTokenUnverifiable):
-		return "", nil, ErrSignature
-	case err != nil:
-		return "", nil, fmt.Errorf("%w: %s", ErrMalformed, strings.TrimPrefix(err.Error(), jwt.ErrTokenMalformed.Error()+": "))
+	if err != nil {
+		return "", nil, err
 	}
 	if !tokenID.MatchString(c.registered().ID) {
-		return "", nil, fmt.Errorf("%w: jti: must be 1 to 128 of a-z, 0-9, - and _", ErrMalformed)
+		return "", nil, errTokenID
 	}
 	return kid, key, checkTimes(c.registered(), now)
+}
+
+// parse checks a token's signature, of the given method alone, by the key that is found to its header. An error
+// of find must be an ErrUnknownKey; it is not called for another method.
+func parse(token, method string, c jwt.Claims, find func(header map[string]any) (any, error)) error {
+	if len(token) > maxToken {
+		return fmt.Errorf("%w: longer than %d bytes", ErrMalformed, maxToken)
+	}
+	var unknown error
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{method}), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
+	_, err := parser.ParseWithClaims(token, c, func(t *jwt.Token) (key any, err error) {
+		key, unknown = find(t.Header)
+		return key, unknown
+	})
+	switch {
+	case unknown != nil:
+		return unknown
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid), errors.Is(err, jwt.ErrTokenUnverifiable):
+		return ErrSignature
+	case err != nil:
+		return fmt.Errorf("%w: %s", ErrMalformed, strings.TrimPrefix(err.Error(), jwt.ErrTokenMalformed.Error()+": "))
+	}
+	return nil
 }
 
 // IDOf gives the jti of a token that was not verified; empty: it has none.
@@ -103,11 +117,18 @@ func IDOf(token string) string {
 // tokenID is what a token's jti may be: what can name its revocation.
 var tokenID = regexp.MustCompile(`^[-_a-z0-9]{1,128}$`)
 
+var errTokenID = fmt.Errorf("%w: jti: must be 1 to 128 of a-z, 0-9, - and _", ErrMalformed)
+
+// checkTimes asks for an end too.
 func checkTimes(r *jwt.RegisteredClaims, now time.Time) error {
 	if r.ExpiresAt == nil {
 		return fmt.Errorf("%w: no exp", ErrMalformed)
 	}
-	if !now.Before(r.ExpiresAt.Time) {
+	return checkGivenTimes(r, now)
+}
+
+func checkGivenTimes(r *jwt.RegisteredClaims, now time.Time) error {
+	if r.ExpiresAt != nil && !now.Before(r.ExpiresAt.Time) {
 		return fmt.Errorf("%w at %s", ErrExpired, r.ExpiresAt.UTC().Format(time.RFC3339))
 	}
 	for _, from := range []*jwt.NumericDate{r.NotBefore, r.IssuedAt} {
@@ -176,7 +197,7 @@ func verifyZone(token string, keys Keys, now time.Time) (ZoneToken, proof, error
 	if err := checkZone(c.Zone); err != nil {
 		return ZoneToken{}, proof{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	return ZoneToken{Zone: c.Zone, ID: c.ID, KeyID: kid, Expires: c.ExpiresAt.Time}, proof{kid, key, c.RegisteredClaims}, nil
+	return ZoneToken{Zone: c.Zone, ID: c.ID, KeyID: kid, Expires: c.ExpiresAt.Time}, proof{kid, key, c.RegisteredClaims, checkTimes}, nil
 }
 
 // The types of proxy that a dataplane token can be for; an empty type is TypeDataplane.
@@ -252,7 +273,7 @@ func verifyDataplane(token string, keys Keys, now time.Time) (DataplaneToken, pr
 		ID:              c.ID,
 		KeyID:           kid,
 		Expires:         c.ExpiresAt.Time,
-	}, proof{kid, key, c.RegisteredClaims}, nil
+	}, proof{kid, key, c.RegisteredClaims, checkTimes}, nil
 }
 
 // Allows tells whether the token is good for a proxy: its name, mesh, all values of its tags, and whether it

@@ -92,7 +92,7 @@ func verifyUser(token string, keys Keys, now time.Time) (UserToken, proof, error
 	if err := checkUser(c.Name, c.Role); err != nil {
 		return UserToken{}, proof{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	return UserToken{Name: c.Name, Role: c.Role, ID: c.ID, KeyID: kid, Expires: c.ExpiresAt.Time}, proof{kid, key, c.RegisteredClaims}, nil
+	return UserToken{Name: c.Name, Role: c.Role, ID: c.ID, KeyID: kid, Expires: c.ExpiresAt.Time}, proof{kid, key, c.RegisteredClaims, checkTimes}, nil
 }
 
 // UserAuthenticator tells who uses the API. It is safe for concurrent use.

@@ -191,6 +191,8 @@ type DPServer struct {
 // DPAuthType says how data plane proxies authenticate.
 type DPAuthType struct {
 	Type string `json:"type" help:"how data plane proxies authenticate: dpToken, or none (any proxy is who it says it is)"`
+
+	AcceptLegacyTokens bool `json:"acceptLegacyTokens" help:"take the endless HS256 tokens of the published release too, which it made from the bytes of the meshes' signing keys; on a standalone zone control plane only"`
 }
 
 // Diagnostics is the port for health and metrics.
@@ -355,6 +357,7 @@ func (c *Zone) Validate() error {
 		c.APIServer.validate(),
 		pair("dpServer", c.DPServer.TLSCertFile, c.DPServer.TLSKeyFile),
 		oneOf("dpServer.auth.type", c.DPServer.Auth.Type, DPToken, None),
+		needs(c.Mode == ModeZone && c.DPServer.Auth.AcceptLegacyTokens, "dpServer.auth.acceptLegacyTokens", "is for a standalone zone control plane: one that has joined a global one does not get the keys that it made tokens from"),
 		c.Limits.validate(),
 	)
 }

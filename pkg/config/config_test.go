@@ -62,7 +62,7 @@ func TestDefaults(t *testing.T) {
 		"multizone.zone.kds.discardLocal": false, "multizone.zone.kds.resync": false,
 		"multizone.zone.name": "default", "multizone.zone.globalAddress": "", "multizone.zone.kds.rootCaFile": "", "multizone.zone.kds.tlsSkipVerify": false,
 		"multizone.zone.kds.tokenFile": "", "multizone.zone.kds.tlsCertFile": "", "multizone.zone.kds.tlsKeyFile": "",
-		"dpServer.interface": "0.0.0.0", "dpServer.port": 5678, "dpServer.tlsCertFile": "", "dpServer.tlsKeyFile": "", "dpServer.auth.type": "dpToken",
+		"dpServer.interface": "0.0.0.0", "dpServer.port": 5678, "dpServer.tlsCertFile": "", "dpServer.tlsKeyFile": "", "dpServer.auth.type": "dpToken", "dpServer.auth.acceptLegacyTokens": false,
 		"dnsServer.interface": "127.0.0.1", "dnsServer.port": 5653,
 		"monitoringAssignmentServer.interface": "127.0.0.1", "monitoringAssignmentServer.grpcPort": 5676,
 		"limits.adsStreams": Count(20_000), "limits.nodeMetadataBytes": Size(256 << 10),
@@ -362,6 +362,7 @@ func TestRefused(t *testing.T) {
 		"zone, no global": {"mode: zone\nmultizone:\n  zone:\n    name: a\n", "multizone.zone.globalAddress: is needed"},
 		"standalone with": {"mode: standalone\nmultizone:\n  zone:\n    name: a\n    globalAddress: grpcs://g:1\n", "mode: is standalone"},
 		"bad auth":        {"dpServer:\n  auth:\n    type: x\n", "dpServer.auth.type: must be dpToken or none"},
+		"legacy tokens":   {"dpServer:\n  auth:\n    acceptLegacyTokens: true\nmultizone:\n  zone:\n    name: a\n    globalAddress: grpcs://g:1\n", "dpServer.auth.acceptLegacyTokens: is for a standalone"},
 		"alias twice":     {"multizone:\n  remote:\n    zone: a\n  zone:\n    name: b\n", "which is given too"},
 	} {
 		if _, _, err := LoadZone(Source{File: write(t, tt.file), Environ: []string{"HOME=/h"}}); err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -23,7 +23,7 @@ func (b *Base) Hold(c auth.Credential) func(end func(reason error)) (release fun
 }
 
 // followCredentials ends what rests on credentials that the config log takes back after a cursor: it is revoked, or
-// the key that signed it is gone.
+// the key that signed it is gone, or the Secret that a legacy token was made from has other bytes.
 func (b *Base) followCredentials(ctx context.Context, after store.Cursor) error {
 	for {
 		w, err := b.Store.Config().Watch(store.Everything(), after)
@@ -38,6 +38,8 @@ func (b *Base) followCredentials(ctx context.Context, after store.Cursor) error 
 				switch i.Key.Kind {
 				case resource.KindRevocation, resource.KindPublicKey, resource.KindGlobalPublicKey:
 					ids = append(ids, i.Key.Name)
+				case resource.KindSecret:
+					ids = append(ids, secretID(i.Key))
 				}
 			}
 			b.Live.Changed(ids...)

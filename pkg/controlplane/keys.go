@@ -55,3 +55,21 @@ func (k publicKeys) PublicKey(kid string) (crypto.PublicKey, bool) {
 	id, key, err := auth.ParsePublicKey(p.GetDer())
 	return key, err == nil && id == kid
 }
+
+// LegacyTokenSecret finds the Secret from whose bytes the published release makes a mesh's dataplane tokens.
+func LegacyTokenSecret(log store.Log) func(mesh string) auth.LegacySecret {
+	return func(mesh string) auth.LegacySecret {
+		k := resource.Key{Kind: resource.KindSecret, Scope: mesh, Name: "dataplane-token-signing-key-" + mesh}
+		return auth.LegacySecret{Name: secretID(k), Bytes: func() ([]byte, bool) {
+			o, ok := log.View().Get(k)
+			if !ok {
+				return nil, false
+			}
+			s, err := resource.Decode[systemv1.Secret](o)
+			return s.GetData().GetValue(), err == nil
+		}}
+	}
+}
+
+// secretID names a Secret where credentials are followed. The slash keeps it apart from the ids of tokens and keys.
+func secretID(k resource.Key) string { return k.Scope + "/" + k.Name }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/meridian-mesh/meridian/pkg/auth"
 	"github.com/meridian-mesh/meridian/pkg/resource"
 )
 
@@ -207,8 +208,12 @@ func ofToken(file string) (id string, until time.Time, err error) {
 			err = json.Unmarshal(payload, &claims)
 		}
 	}
-	if len(parts) != 3 || err != nil || claims.ID == "" {
-		return "", time.Time{}, fmt.Errorf("--token-file: %s holds no token with an id (jti)", file)
+	if len(parts) != 3 || err != nil {
+		return "", time.Time{}, fmt.Errorf("--token-file: %s holds no token", file)
+	}
+	if claims.ID == "" {
+		// Only legacy tokens hold without an id.
+		claims.ID = auth.TokenFingerprint(token)
 	}
 	if claims.Exp > 0 {
 		until = time.Unix(claims.Exp, 0)

@@ -119,7 +119,7 @@ func (cp *CP) serveProxies(c *config.Zone, certs *controlplane.Certificates, o *
 	if err != nil {
 		return err
 	}
-	who := cp.authenticator(c.DPServer.Auth.Type)
+	who := cp.authenticator(c.DPServer.Auth)
 	resolver := dns.New(dns.System(), cp.Logger)
 	server, err := xds.NewServer(xds.Options{
 		Store: cp.Store, Table: cp.Table, Zone: c.Multizone.Zone.Name, Instance: cp.Instance,
@@ -240,14 +240,21 @@ type authenticator struct {
 	cp *CP
 }
 
-func (cp *CP) authenticator(mode string) authenticator {
-	a := auth.NewProxyAuthenticator(mode, controlplane.DataplaneTokenKeys(cp.Store.Config()))
+func (cp *CP) authenticator(c config.DPAuthType) authenticator {
+	a := auth.NewProxyAuthenticator(c.Type, controlplane.DataplaneTokenKeys(cp.Store.Config()))
 	a.Revoked = controlplane.Revoked(cp.Store.Config())
+	if c.AcceptLegacyTokens {
+		a.Legacy = controlplane.LegacyTokenSecret(cp.Store.Config())
+		cp.Logger.Warn("dpServer.auth.acceptLegacyTokens: proxies may show tokens that never end; turn it off once they have others")
+	}
 	return authenticator{a, cp}
 }
 
 // AuthenticateProxy implements xds.Authenticator.
 func (a authenticator) AuthenticateProxy(ctx context.Context, token string, proxy resource.Key, tags map[string][]string, ingress bool) (xds.Hold, error) {
 	c, err := a.ProxyAuthenticator.AuthenticateProxy(ctx, token, proxy.Scope, proxy.Name, tags, ingress)
+	if err == nil && c.Legacy != "" {
+		a.cp.Logger.WarnContext(ctx, "a proxy shows a legacy token", "proxy", proxy.String(), "secret", c.Legacy, "id", c.ID, "kid", c.Key)
+	}
 	return a.cp.Hold(c), err
 }
