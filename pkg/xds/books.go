@@ -367,6 +367,7 @@ func (b *books) acked(r *response) {
 			// It came before its cluster, and was passed over: it is still owed to the subscription.
 			p.had, p.sent = "", nil
 			p.since, p.next = cmp.Or(p.since, p.next), 0
+			b.settle(r.class, item.Name) // unless nobody is to have it any more
 		}
 	}
 	b.gone(r)

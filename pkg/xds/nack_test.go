@@ -98,6 +98,17 @@ func TestCostOfRefusals(t *testing.T) {
 	}
 }
 
+// What came before its cluster and was passed over holds no position once nobody is to have it: it would for ever.
+func TestPassedOverAndGone(t *testing.T) {
+	b := &books{target: &target{}}
+	item := xdstest.Endpoints("a", 1)
+	b.feeds[endpoints].add(item.Name, &change{sent: item, since: 1})
+	b.acked(&response{class: endpoints, items: []*envoy.Resource{item}, msg: &discoveryv3.DeltaDiscoveryResponse{}})
+	if at := b.oldest(); at != 0 {
+		t.Errorf("something is owed since %d", at)
+	}
+}
+
 // Whatever is bad and whenever it changes, in the end exactly the bad resources of the newest set are held back, and
 // the proxy has all others.
 func TestExactlyTheBadAreHeldBack(t *testing.T) {
