@@ -162,12 +162,13 @@ func (b *bench) zoneStore(ctx context.Context) error {
 	if err := b.settled(ctx); err != nil {
 		return err
 	}
-	rev, err := b.backend(ctx, "v1") // the zone's newest revision
-	if err != nil {
-		return err
-	}
 	var woken, answered, stored series
 	for range b.rounds {
+		// What the route takes is the next revision after the zone's newest, which this write takes.
+		rev, err := b.backend(ctx, "v1")
+		if err != nil {
+			return err
+		}
 		rev++
 		there := make(chan error, 1)
 		var at time.Time
