@@ -317,22 +317,22 @@ func (i *issuer) run(ctx context.Context) {
 	g := new(errgroup.Group)
 	// Half of the cores, so that a thousand proxies at once leave some to the loop.
 	g.SetLimit(max(1, runtime.GOMAXPROCS(0)/2))
-	defer func() { _ = g.Wait() }() // none fails
-	timer := time.NewTimer(0)
+	defer func() { _ = g.Wait() }()   // none fails
+	timer := time.NewTimer(time.Hour) // until it is known what for
 	defer timer.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		case <-i.wake:
-		}
 		work, next, waits := i.take(time.Now())
 		for _, w := range work {
 			g.Go(func() error { w.issue(ctx); return nil })
 		}
 		if waits {
 			timer.Reset(next)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-i.wake:
 		}
 	}
 }

@@ -107,19 +107,23 @@ const (
 // proxies that lag, and so does the number of times that something moves: the rest after a report is in proportion
 // to what it took, so that many ACKs at once make few reports, and one proxy's is told at once.
 func (g *progress) run(ctx context.Context, o Observer) {
-	rest := time.NewTimer(0)
+	rest := time.NewTimer(maxReportPause)
 	defer rest.Stop()
 	for {
 		select {
-		case <-rest.C:
+		case <-g.moved:
 		case <-ctx.Done():
 			return
 		}
+		begun := time.Now()
+		o.Progress(g.snapshot())
+		pause := min(reportShare*time.Since(begun), maxReportPause)
+		if pause <= 0 {
+			continue
+		}
+		rest.Reset(pause)
 		select {
-		case <-g.moved:
-			begun := time.Now()
-			o.Progress(g.snapshot())
-			rest.Reset(min(reportShare*time.Since(begun), maxReportPause))
+		case <-rest.C:
 		case <-ctx.Done():
 			return
 		}

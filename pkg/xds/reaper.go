@@ -51,15 +51,9 @@ func (r *reaper) take(now time.Time) (keys []resource.Key, next time.Duration, w
 
 // run until the context ends. What can't be removed is tried again after a while.
 func (r *reaper) run(ctx context.Context, again time.Duration, remove func(context.Context, []resource.Key) error, failed func(error)) {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(again)
 	defer timer.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		case <-r.earlier:
-		}
 		keys, next, waits := r.take(time.Now())
 		if len(keys) > 0 {
 			if err := remove(ctx, keys); err != nil && ctx.Err() == nil {
@@ -72,6 +66,12 @@ func (r *reaper) run(ctx context.Context, again time.Duration, remove func(conte
 		}
 		if waits {
 			timer.Reset(next)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-r.earlier:
 		}
 	}
 }
